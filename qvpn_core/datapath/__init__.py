@@ -1,0 +1,1 @@
+"""What moves IP packets between a TUN and a transport."""

@@ -1,0 +1,1 @@
+"""The kernel's network, used as root: TUN, addresses, routes, rules, firewall."""

@@ -1,0 +1,1 @@
+"""The headless gateway: terminates QUIC, forwards packets. Needs no Qt."""
