@@ -1,9 +1,9 @@
 """The seam between HTTP and everything above it.
 
-An :class:`HttpTunnel` is one accepted CONNECT-IP request (RFC 9484): a byte stream of capsules and a
-flow of IP packets beside it. HTTP/3 on QUIC and HTTP/2 on TLS implement it; the gateway, the client
-and the datapath use nothing else. All calls happen on the event loop that made the tunnel; none
-blocks, and callbacks must not raise.
+An :class:`HttpTunnel` is one accepted CONNECT-IP request (RFC 9484): a byte stream of capsules and
+a flow of IP packets beside it. HTTP/3 on QUIC and HTTP/2 on TLS implement it; the gateway, the
+client and the datapath use nothing else. All calls happen on the event loop that made the tunnel;
+none blocks, and callbacks must not raise.
 """
 
 from __future__ import annotations

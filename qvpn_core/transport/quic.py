@@ -1,20 +1,646 @@
-"""placeholder being written by the transport owner. Public API other modules code against:
+"""QUIC endpoints on real sockets: `connect` for the client, `QuicListener` for the gateway.
+
+Thin: a socket, a dispatch by connection ID, and the translation of failures into words. HTTP/3 and
+everything timed is in `http3.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from aioquic.buffer import Buffer
+from aioquic.quic import events as quic_events
+from aioquic.quic.connection import NetworkAddress
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from qvpn_core.errors import (
+    AuthenticationFailed,
+    CertificateUntrusted,
+    GatewayRefused,
+    GatewayUnreachable,
+    NameNotResolved,
+    NetworkSetupFailed,
+    PermissionMissing,
+    PortInUse,
+    QvpnError,
+    UsageError,
+)
+from qvpn_core.transport import settings
+from qvpn_core.transport.aioquic_adapter import TunnelConnection
+from qvpn_core.transport.http3 import (
+    Http3Connection,
+    Refused,
+    too_narrow,
+)
+from qvpn_core.transport.interface import (
+    Address,
+    HttpTunnel,
+    IncomingRequest,
+    Request,
+    TunnelHandler,
+)
+from qvpn_core.transport.trust import Trust
+from qvpn_core.transport.udp import LocalAddress, UdpSocket
+
+#: Makes an unbound, unconnected UDP socket of an address family (the caller marks it).
+SocketFactory = Callable[[int], socket.socket]
+#: Told the stages of connecting: ``resolving``, ``handshake``, ``authenticating``.
+StageHandler = Callable[[str], None]
+
+_T = TypeVar("_T")
+
+_TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
+_NO_APPLICATION_PROTOCOL = _TLS_ALERT + 120
+_BAD_CERTIFICATE = _TLS_ALERT + 42
+_CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 section 6.2
+_MIN_DATAGRAM = 1200  # RFC 9000 section 14.1
+
+
+def _plain_socket(family: int) -> socket.socket:
+    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+# The client
+
+
+class _Dial:
+    """A client's connection with its socket and keepalive."""
+
+    def __init__(
+        self, sock: UdpSocket, peer: NetworkAddress, quic: TunnelConnection, trust: Trust
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = sock
+        self._peer = peer
+        self._trust = trust
+        self._keepalive: asyncio.TimerHandle | None = None
+        #: Why the connection ended, once it has.
+        self.end: asyncio.Future[QvpnError] = self._loop.create_future()
+        self.http = Http3Connection(quic, self._send, on_end=self._on_end)
+        self.http.on_handshake = self._check_pin
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    def start(self) -> None:
+        """Send the first flight."""
+        self.http.quic.connect(self._peer, self._loop.time())
+        self.http.flush()
+        self._schedule_keepalive()
+
+    def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
+        if address != self._peer:
+            return []  # a connected socket; a server's preferred address is not followed
+        return self._socket.send(datagrams, None, None)
+
+    def _readable(self) -> None:
+        now = self._loop.time()
+        try:
+            received = self._socket.receive()
+        except OSError as error:
+            # Only believed before the handshake: anybody can forge ICMP.
+            if not self.http.quic.established and error.errno in (
+                errno.ECONNREFUSED,
+                errno.EHOSTUNREACH,
+                errno.ENETUNREACH,
+            ):
+                self._finish(
+                    GatewayUnreachable(
+                        f"nothing answers at {_text(self._peer)} ({os.strerror(error.errno)})",
+                        "check the address and that the gateway runs",
+                    )
+                )
+            return
+        for data, _sender, _local in received:
+            self.http.receive(data, self._peer, now)
+        self.http.flush()
+
+    def _check_pin(self) -> None:
+        certificate = self.http.quic.peer_certificate
+        if self._trust.pins and (certificate is None or not self._trust.accepts(certificate)):
+            self.http.quic.close(error_code=_BAD_CERTIFICATE, reason_phrase="")
+            self._finish(
+                CertificateUntrusted(
+                    f"the gateway at {_text(self._peer)} does not have the pinned key",
+                    "somebody may be in between; ask the administrator for the gateway's pin",
+                )
+            )
+
+    def _schedule_keepalive(self) -> None:
+        self._keepalive = self._loop.call_later(settings.KEEPALIVE, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        quic = self.http.quic
+        silent = self._loop.time() - quic.last_received
+        if quic.established and silent >= settings.KEEPALIVE * 0.9:
+            self.http.keep_alive()
+        self._schedule_keepalive()
+
+    def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
+        self._finish(_handshake_error(event, self._peer))
+
+    def _finish(self, error: QvpnError) -> None:
+        if not self.end.done():
+            self.end.set_result(error)
+        self._release()
+
+    def _release(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+            self._keepalive = None
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.call_soon(self._socket.close)
+
+    def close(self, reason: str = "") -> None:
+        """Tell the peer, and give everything back."""
+        if not self.http.quic.ended:
+            self.http.close(reason)
+        self.http.abandon()
+        self._release()
+
+
+class _ClosingHandler:
+    """Forwards to the owner's handler, and closes the connection when its only tunnel ends."""
+
+    def __init__(self, handler: TunnelHandler, dial: _Dial) -> None:
+        self.capsule_data = handler.capsule_data
+        self.capsule_end = handler.capsule_end
+        self.packets = handler.packets
+        self.packet_too_big = handler.packet_too_big
+        self.mtu_changed = handler.mtu_changed
+        self._closed = handler.closed
+        self._dial = dial
+
+    def closed(self, error: QvpnError | None) -> None:
+        self._dial.close()
+        self._closed(error)
+
 
 async def connect(
-    host: str, port: int, *, trust: Trust, request: Request, handler: TunnelHandler,
-    timeout: float = 10.0, socket_factory: Callable[[int], socket.socket] | None = None,
-    on_stage: Callable[[str], None] | None = None,   # "resolving" "handshake" "authenticating"
-) -> HttpTunnel
-    # Resolves, shakes hands, checks trust, sends `request`, returns once 2xx arrived and the path is
-    # known to carry at least an inner MTU of 1280. Raises NameNotResolved, GatewayUnreachable,
-    # CertificateUntrusted, AuthenticationFailed (401/403), GatewayRefused (other status), PathTooNarrow.
-    # socket_factory(family) returns an unbound UDP socket (marked by the caller).
+    host: str,
+    port: int,
+    *,
+    trust: Trust,
+    request: Request,
+    handler: TunnelHandler,
+    timeout: float = settings.HANDSHAKE_TIMEOUT,
+    socket_factory: SocketFactory = _plain_socket,
+    on_stage: StageHandler = lambda stage: None,
+) -> HttpTunnel:
+    """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
+
+    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). Closing the
+    tunnel closes its connection.
+
+    Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
+    GatewayRefused, PathTooNarrow.
+    """
+    on_stage("resolving")
+    addresses = await _resolve(host, port)
+    deadline = asyncio.get_running_loop().time() + timeout
+    failure: QvpnError | None = None
+    for index, (family, address) in enumerate(addresses):
+        remaining = deadline - asyncio.get_running_loop().time()
+        share = remaining / (len(addresses) - index)
+        try:
+            return await _connect_to(
+                family, address, host, trust, request, handler, share, socket_factory, on_stage
+            )
+        except GatewayUnreachable as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise NameNotResolved(
+            f"cannot find the address of {host}", "check the name and this machine's DNS"
+        ) from error
+    unique = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
+    return [(family, address) for family, address in unique]
+
+
+async def _connect_to(
+    family: int,
+    address: NetworkAddress,
+    host: str,
+    trust: Trust,
+    request: Request,
+    handler: TunnelHandler,
+    timeout: float,
+    socket_factory: SocketFactory,
+    on_stage: StageHandler,
+) -> HttpTunnel:
+    sock = socket_factory(family)
+    try:
+        sock.connect(address)
+        udp = UdpSocket(sock)
+    except OSError as error:
+        sock.close()
+        raise GatewayUnreachable(
+            f"cannot send to {_text(address)} ({error.strerror})",
+            "check this machine's network connection",
+        ) from error
+    try:
+        quic = TunnelConnection(configuration=settings.client_configuration(host, trust))
+    except OSError as error:
+        udp.close()
+        raise UsageError(
+            f"cannot read the certification authorities in {trust.ca_file} ({error.strerror})",
+            "give an existing PEM file",
+        ) from error
+    dial = _Dial(udp, address, quic, trust)
+    try:
+        on_stage("handshake")
+        dial.start()
+        async with asyncio.timeout(timeout):
+            if not await _unless_ended(dial, dial.http.ready):
+                raise GatewayRefused(
+                    f"the server at {_text(address)} offers no IP tunnels",
+                    "check that the address is that of a qvpn gateway",
+                )
+            on_stage("authenticating")
+            wrapped = _ClosingHandler(handler, dial)
+            tunnel = await _unless_ended(
+                dial, asyncio.ensure_future(dial.http.request(request, wrapped))
+            )
+            if not await _unless_ended(dial, dial.http.path_usable):
+                raise too_narrow()
+            return tunnel
+    except TimeoutError:
+        dial.close()
+        raise GatewayUnreachable(
+            f"no answer from {_text(address)} within {timeout:.0f} seconds",
+            "check the address, that the gateway runs, and that UDP is not blocked",
+        ) from None
+    except Refused as refused:
+        dial.close()
+        raise _refusal(refused.status) from None
+    except BaseException:
+        dial.close()
+        raise
+
+
+async def _unless_ended(dial: _Dial, wanted: asyncio.Future[_T]) -> _T:
+    """The result of `wanted`, unless the connection ends first: then its reason is raised."""
+    try:
+        await asyncio.wait((wanted, dial.end), return_when=asyncio.FIRST_COMPLETED)
+        if dial.end.done():
+            raise dial.end.result()
+        return wanted.result()
+    finally:
+        wanted.cancel()
+
+
+def _text(address: NetworkAddress) -> str:
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refusal(status: int | None) -> QvpnError:
+    if status in (401, 403, 404, 405, 407):
+        # A gateway shows callers without a valid credential an ordinary web site.
+        return AuthenticationFailed(
+            "the gateway does not know this device",
+            "the token is wrong or revoked, or the address is not that of a qvpn gateway",
+        )
+    if status == 503:
+        return GatewayRefused(
+            "the gateway has no room for another device", "try later or ask its administrator"
+        )
+    answer = f"status {status}" if status is not None else "a reset"
+    return GatewayRefused(f"the gateway refused the tunnel with {answer}", "ask its administrator")
+
+
+def _handshake_error(event: quic_events.ConnectionTerminated, address: NetworkAddress) -> QvpnError:
+    """Why a connection that was never established ended."""
+    code, reason = event.error_code, event.reason_phrase
+    if code in _CERTIFICATE_ALERTS:
+        if "not valid yet" in reason or "no longer valid" in reason or "expired" in reason:
+            return CertificateUntrusted(
+                f"the gateway's certificate is not valid now ({reason})",
+                "check this machine's clock, then ask the administrator",
+            )
+        return CertificateUntrusted(
+            f"the certificate of {_text(address)} is not trusted ({reason})",
+            "check the host name, or give the gateway's pin or certification authority",
+        )
+    if code == _NO_APPLICATION_PROTOCOL:
+        return GatewayRefused(
+            f"the server at {_text(address)} does not speak HTTP/3",
+            "check that the address is that of a qvpn gateway",
+        )
+    if reason == "Idle timeout":
+        return GatewayUnreachable(
+            f"no answer from {_text(address)}",
+            "check the address, that the gateway runs, and that UDP is not blocked",
+        )
+    return GatewayUnreachable(
+        f"the gateway at {_text(address)} ended the handshake (QUIC error {code:#x})",
+        reason or "try again, or ask its administrator",
+    )
+
+
+# The gateway
+
+
+class _Accepted:
+    """One connection at the gateway, on the socket that it arrived at."""
+
+    def __init__(self, listener: QuicListener, sock: UdpSocket, quic: TunnelConnection) -> None:
+        self._listener = listener
+        self._socket = sock
+        self.local: LocalAddress | None = None
+        self.ids: set[bytes] = set()
+        self.http = Http3Connection(
+            quic,
+            self._send,
+            on_request=listener.on_request,
+            on_end=self._on_end,
+            on_connection_id=self._on_connection_id,
+        )
+        self.http.on_handshake = self._on_handshake
+        self._handshake_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            settings.HANDSHAKE_TIMEOUT, self._handshake_expired
+        )
+
+    def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
+        return self._socket.send(datagrams, address, self.local)
+
+    def _on_connection_id(self, connection_id: bytes, issued: bool) -> None:
+        if issued:
+            self._listener.bind(connection_id, self)
+        else:
+            self._listener.unbind(connection_id)
+
+    def _on_handshake(self) -> None:
+        self._stop_handshake_timer()
+
+    def _stop_handshake_timer(self) -> None:
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
+            self._handshake_timer = None
+            self._listener.half_open -= 1
+
+    def _handshake_expired(self) -> None:
+        self.end("")
+
+    def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
+        del event
+        self._release()
+
+    def end(self, reason: str) -> None:
+        """Close: the peer is told, tunnels end, and nothing is remembered."""
+        self.http.close(reason)
+        for tunnel in list(self.http.tunnels.values()):
+            tunnel.ended(None)
+        self._release()
+
+    def _release(self) -> None:
+        self._stop_handshake_timer()
+        self.http.abandon()
+        self._listener.forget(self)
+
 
 class QuicListener:
+    """The gateway's UDP sockets and the connections on them."""
+
+    def __init__(
+        self,
+        certificate: Path,
+        private_key: Path,
+        on_request: Callable[[IncomingRequest], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._configuration = settings.server_configuration(certificate, private_key)
+        self._retry = QuicRetryTokenHandler()
+        self._sockets: list[UdpSocket] = []
+        self._by_id: dict[bytes, _Accepted] = {}
+        self._accepted: set[_Accepted] = set()
+        self.on_request = on_request
+        #: Connections whose handshake is not complete.
+        self.half_open = 0
+
     @classmethod
-    async def start(cls, addresses: Sequence[Address], *, certificate: Path, private_key: Path,
-                    on_request: Callable[[IncomingRequest], None]) -> QuicListener   # raises PortInUse
-    addresses: list[Address]      # bound, with the real ports
-    connections: int              # live QUIC connections
-    async def close(self, reason: str = "", drain: float = 1.0) -> None   # CONNECTION_CLOSE to every peer
-"""
+    async def start(
+        cls,
+        addresses: Sequence[Address],
+        *,
+        certificate: Path,
+        private_key: Path,
+        on_request: Callable[[IncomingRequest], None],
+    ) -> QuicListener:
+        """Bind and serve. Raises PortInUse, PermissionMissing, UsageError."""
+        try:
+            listener = cls(certificate, private_key, on_request)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot use the certificate {certificate} with its key ({error})",
+                "give a readable PEM certificate and the key that belongs to it",
+            ) from error
+        try:
+            for address in addresses:
+                listener._bind_socket(address)
+        except BaseException:
+            await listener.close(drain=0)
+            raise
+        return listener
+
+    @property
+    def addresses(self) -> list[Address]:
+        """The bound addresses, with the real ports."""
+        return [sock.address for sock in self._sockets]
+
+    @property
+    def connections(self) -> int:
+        """Live connections."""
+        return len(self._accepted)
+
+    async def close(self, reason: str = "", drain: float = 0.0) -> None:
+        """Close every connection with CONNECTION_CLOSE, wait `drain` seconds, close the sockets."""
+        for accepted in list(self._accepted):
+            accepted.end(reason)
+        if drain:
+            await asyncio.sleep(drain)
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    def _bind_socket(self, address: Address) -> None:
+        host, port = address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            sock = _plain_socket(family)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            raise _bind_error(address, error) from error
+        udp = UdpSocket(sock)
+        self._sockets.append(udp)
+        self._loop.add_reader(udp.fileno(), self._readable, udp)
+
+    # Dispatch
+
+    def _readable(self, sock: UdpSocket) -> None:
+        now = self._loop.time()
+        touched: set[_Accepted] = set()
+        try:
+            received = sock.receive()
+        except OSError:
+            return  # an ICMP error about one peer says nothing about the socket
+        by_id = self._by_id
+        id_end = 1 + settings.CONNECTION_ID
+        for data, sender, local in received:
+            if data and data[0] & 0x80:
+                accepted = self._long_header(sock, data, sender, local)
+            else:
+                accepted = by_id.get(data[1:id_end])
+            if accepted is not None:
+                accepted.local = local
+                accepted.http.receive(data, sender, now)
+                touched.add(accepted)
+        for accepted in touched:
+            accepted.http.flush()
+
+    def _long_header(
+        self, sock: UdpSocket, data: bytes, sender: NetworkAddress, local: LocalAddress | None
+    ) -> _Accepted | None:
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=settings.CONNECTION_ID)
+        except ValueError:
+            return None
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            return None
+        if header.version not in settings.VERSIONS:
+            # RFC 9000 section 6.1: only for what could start a connection, so as not to amplify.
+            if len(data) >= _MIN_DATAGRAM:
+                answer = encode_quic_version_negotiation(
+                    source_cid=header.destination_cid,
+                    destination_cid=header.source_cid,
+                    supported_versions=settings.VERSIONS,
+                )
+                sock.send([answer], sender, local)
+            return None
+        accepted = self._by_id.get(header.destination_cid)
+        if (
+            accepted is None
+            and header.packet_type == QuicPacketType.INITIAL
+            and len(data) >= _MIN_DATAGRAM
+        ):
+            return self._initial(sock, header, sender, local)
+        return accepted
+
+    def _initial(
+        self,
+        sock: UdpSocket,
+        header: QuicHeader,
+        sender: NetworkAddress,
+        local: LocalAddress | None,
+    ) -> _Accepted | None:
+        """The first packet of a connection; under load its address must be proven first."""
+        original_id, retry_id = header.destination_cid, None
+        if header.token:
+            try:
+                original_id = self._retry.validate_token(
+                    address=sender,
+                    destination_cid=header.destination_cid,
+                    token=header.token,
+                    now=self._loop.time(),
+                )
+                retry_id = header.destination_cid
+            except ValueError:
+                return None  # stale or forged; the client starts over without it
+        elif self.half_open >= settings.RETRY_ABOVE:
+            self._send_retry(sock, header, sender, local)
+            return None
+        if self.half_open >= settings.HALF_OPEN_LIMIT:
+            return None
+        quic = TunnelConnection(
+            configuration=self._configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
+        accepted = _Accepted(self, sock, quic)
+        self._accepted.add(accepted)
+        self.half_open += 1
+        self.bind(header.destination_cid, accepted)
+        self.bind(quic.host_cid, accepted)
+        return accepted
+
+    def _send_retry(
+        self,
+        sock: UdpSocket,
+        header: QuicHeader,
+        sender: NetworkAddress,
+        local: LocalAddress | None,
+    ) -> None:
+        source_id = os.urandom(settings.CONNECTION_ID)
+        retry = encode_quic_retry(
+            version=header.version or settings.VERSIONS[0],
+            source_cid=source_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=self._retry.create_token(
+                address=sender,
+                original_destination_connection_id=header.destination_cid,
+                retry_source_connection_id=source_id,
+                now=self._loop.time(),
+            ),
+        )
+        sock.send([retry], sender, local)
+
+    # From connections
+
+    def bind(self, connection_id: bytes, accepted: _Accepted) -> None:
+        """Route packets with a destination connection ID to a connection."""
+        self._by_id[connection_id] = accepted
+        accepted.ids.add(connection_id)
+
+    def unbind(self, connection_id: bytes) -> None:
+        """Stop routing a retired connection ID."""
+        accepted = self._by_id.pop(connection_id, None)
+        if accepted is not None:
+            accepted.ids.discard(connection_id)
+
+    def forget(self, accepted: _Accepted) -> None:
+        """Drop a connection that ended."""
+        for connection_id in accepted.ids:
+            self._by_id.pop(connection_id, None)
+        accepted.ids.clear()
+        self._accepted.discard(accepted)
+
+
+def _bind_error(address: Address, error: OSError) -> QvpnError:
+    text = _text(address)
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(
+            f"UDP {text} is in use by another program",
+            "stop it or choose another port with --listen",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionMissing(
+            f"not allowed to listen on UDP {text}", "run as root or choose a port above 1023"
+        )
+    return NetworkSetupFailed(
+        f"cannot listen on UDP {text} ({error.strerror})", "check the address in --listen"
+    )

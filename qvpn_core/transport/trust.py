@@ -1,8 +1,8 @@
 """How a client decides that it talks to its gateway.
 
 Either a pin on the certificate's public key (RFC 7469 section 2.4: base64 of SHA-256 over the
-SubjectPublicKeyInfo), which also makes a self-signed certificate trustworthy, or a public or private
-certification authority and the host name.
+SubjectPublicKeyInfo), which also makes a self-signed certificate trustworthy, or a public or
+private certification authority and the host name.
 """
 
 from __future__ import annotations

@@ -1,0 +1,481 @@
+"""The one module that touches aioquic's private attributes (pinned to 1.7, see pyproject.toml).
+
+:class:`TunnelConnection` is aioquic's `QuicConnection` with a short way for 1-RTT packets of the
+active path, in both directions. aioquic stays the authority for handshake, keys, streams,
+connection IDs, timers, loss detection and close; what is added here:
+
+- DATAGRAM frames (RFC 9221) are packed from and unpacked to plain lists, several to a packet, with
+no
+  buffer objects, no events, and no queue inside aioquic, where one frame that is too large would
+  block all others for ever;
+- the packet size can change while the connection lives, and padded probes of any size can be sent
+  (RFC 9000 section 14.4);
+- keys are updated before the AEAD's confidentiality limit (RFC 9001 section 6.6);
+- the peer's certificate, the congestion window and the counters can be read.
+
+It does no I/O. tests/unit/transport/test_aioquic_contract.py fails when aioquic changes underneath.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from aioquic import tls
+from aioquic.buffer import Buffer, BufferReadError
+from aioquic.h3.connection import H3Connection, Setting
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.cubic import CubicCongestionControl
+from aioquic.quic.connection import (
+    NetworkAddress,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.crypto import CryptoError
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import (
+    QuicDeliveryState,
+    QuicPacketBuilder,
+    QuicPacketBuilderStop,
+    QuicSentPacket,
+)
+from aioquic.quic.recovery import MAX_ACK_RANGES
+from cryptography import x509
+
+# Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
+KEY_UPDATE_PACKETS = 1 << 22
+
+AEAD_TAG = 16
+PACKET_NUMBER = 2  # bytes; what aioquic sends
+_DATAGRAM = int(QuicFrameType.DATAGRAM)
+_DATAGRAM_WITH_LENGTH = int(QuicFrameType.DATAGRAM_WITH_LENGTH)
+_ACK = int(QuicFrameType.ACK)
+_PADDING = int(QuicFrameType.PADDING)
+_ONE_RTT = tls.Epoch.ONE_RTT
+_CONNECTED = QuicConnectionState.CONNECTED
+
+CONGESTION_CONTROL = "qvpn-cubic"
+# Consecutive losses of large packets, none acknowledged between, that make a black hole of a path
+# (RFC 8899 section 4.3); more than one lost batch, since a batch is lost as one in a full queue.
+BLACK_HOLE_LOSSES = 10
+
+
+class CongestionControl(CubicCongestionControl):
+    """CUBIC (RFC 9438) that also counts, and notices when only large packets are lost."""
+
+    def __init__(self, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self.packets_lost = 0
+        self.large = 1 << 16  # bytes from which a packet says something about the path MTU
+        self.large_lost_in_a_row = 0
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        if packet.sent_bytes >= self.large:
+            self.large_lost_in_a_row = 0
+        super().on_packet_acked(now=now, packet=packet)
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        packets = list(packets)
+        self.packets_lost += len(packets)
+        for packet in packets:
+            if packet.sent_bytes >= self.large:
+                self.large_lost_in_a_row += 1
+        super().on_packets_lost(now=now, packets=packets)
+
+
+register_congestion_control(CONGESTION_CONTROL, CongestionControl)
+
+ProbeHandler = Callable[[int, bool], None]
+
+
+class Batch(NamedTuple):
+    """UDP payloads for the active path, and what they hold: DATAGRAM payloads and their bytes."""
+
+    packets: Sequence[bytes]
+    payloads: int
+    payload_bytes: int
+
+
+class TunnelConnection(QuicConnection):
+    """A QUIC connection with a short way for datagrams.
+
+    Received DATAGRAM payloads gather in `datagrams_received` until the owner takes them. The
+    configuration must name `CONGESTION_CONTROL` and a `max_datagram_frame_size`.
+    """
+
+    def __init__(self, *, configuration: QuicConfiguration, **arguments: Any) -> None:
+        super().__init__(configuration=configuration, **arguments)
+        self.datagrams_received: list[bytes] = []
+        self.last_received = 0.0  # when the last valid packet of the short way arrived
+        self._key_update_at = KEY_UPDATE_PACKETS
+        assert isinstance(self._loss._cc, CongestionControl)
+        self._counting_cc: CongestionControl = self._loss._cc
+
+    # What the owner may read
+
+    @property
+    def established(self) -> bool:
+        """Whether the handshake is complete and the connection is not ending."""
+        return self._handshake_complete and self._state is _CONNECTED and not self._close_pending
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be sent any more, except by timers of the closing period."""
+        return self._state not in (QuicConnectionState.FIRSTFLIGHT, _CONNECTED)
+
+    @property
+    def rtt(self) -> float:
+        """Smoothed round-trip time in seconds, 0.0 before a sample."""
+        return self._loss._rtt_smoothed
+
+    @property
+    def packets_lost(self) -> int:
+        """Packets of ours declared lost so far."""
+        return self._counting_cc.packets_lost
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        """The peer's end-entity certificate once it was received."""
+        return self.tls._peer_certificate
+
+    @property
+    def peer_takes_datagrams(self) -> bool:
+        """Whether the peer's transport parameters allow DATAGRAM frames (RFC 9221 section 3)."""
+        return bool(self._remote_max_datagram_frame_size)
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol that TLS chose."""
+        return self.tls.alpn_negotiated
+
+    # Packet size
+
+    @property
+    def packet_size(self) -> int:
+        """The largest UDP payload in bytes that is sent now."""
+        return self._max_datagram_size
+
+    @packet_size.setter
+    def packet_size(self, size: int) -> None:
+        self._max_datagram_size = size
+        self._counting_cc.large = size
+
+    def packet_size_for(self, payload: int) -> int:
+        """The UDP payload that carries one DATAGRAM frame of `payload` bytes, alone."""
+        return 1 + len(self._peer_cid.cid) + PACKET_NUMBER + 1 + payload + AEAD_TAG
+
+    @property
+    def max_datagram_payload(self) -> int:
+        """The largest DATAGRAM payload in bytes that fits a packet now."""
+        limit = self._max_datagram_size - self.packet_size_for(0)
+        # The peer's limit counts the whole frame (RFC 9221 section 3).
+        return min(limit, (self._remote_max_datagram_frame_size or 0) - 1)
+
+    @property
+    def black_hole_suspected(self) -> bool:
+        """Whether only packets of the present size were lost of late."""
+        return self._counting_cc.large_lost_in_a_row >= BLACK_HOLE_LOSSES
+
+    def reset_black_hole(self) -> None:
+        """Start counting anew."""
+        self._counting_cc.large_lost_in_a_row = 0
+
+    def probe(
+        self, size: int, now: float, done: ProbeHandler
+    ) -> list[tuple[bytes, NetworkAddress]]:
+        """Build a probe of `size` bytes: PING and PADDING (RFC 9000 section 14.4).
+
+        `done(size, arrived)` is called once, later. A probe is exempt from the congestion window
+        and its loss is no congestion (RFC 9000 section 14.4, RFC 8899 section 3).
+        """
+        path = self._network_paths[0]
+        if not self._handshake_complete or self.ended or not path.is_validated:
+            return []
+
+        def delivered(state: QuicDeliveryState) -> None:
+            done(size, state is QuicDeliveryState.ACKED)
+
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            peer_token=self._peer_token,
+            spin_bit=self._spin_bit,
+            version=self._version,  # type: ignore[arg-type]  # known since the handshake
+        )
+        try:
+            builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[_ONE_RTT])
+            builder.start_frame(QuicFrameType.PING, handler=delivered)
+            # The builder pads a datagram that must be expanded to the size it was made with.
+            builder._datagram_needs_padding = True
+            datagrams, packets = builder.flush()
+        except QuicPacketBuilderStop:
+            return []
+        self._packet_number = builder.packet_number
+        for packet in packets:
+            packet.sent_time = now
+            packet.in_flight = False
+            self._loss.on_packet_sent(packet=packet, space=self._spaces[_ONE_RTT])
+        return [(datagram, path.addr) for datagram in datagrams]
+
+    # Sending
+
+    def pack_datagrams(self, pending: deque[bytes], prefix: bytes, now: float) -> Batch:
+        """Take payloads from the left of `pending` while the congestion window has room.
+
+        Each goes into a DATAGRAM frame behind `prefix`; small ones share a packet, which is as
+        large as `packet_size` at most. Every payload must fit (`max_datagram_payload` less the
+        prefix).
+        """
+        path = self._network_paths[0]
+        if not pending or not self.established or not path.is_validated:
+            return Batch((), 0, 0)
+        crypto = self._cryptos[_ONE_RTT]
+        space = self._spaces[_ONE_RTT]
+        loss = self._loss
+        sent_packets = space.sent_packets
+        cc = self._counting_cc
+        encrypt = crypto.encrypt_packet
+        peer_cid = self._peer_cid.cid
+        number = self._packet_number
+        if number >= self._key_update_at:
+            self._key_update_at = number + KEY_UPDATE_PACKETS
+            self.request_key_update()
+        first_byte = bytes(
+            (0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | (PACKET_NUMBER - 1),)
+        )
+        header_prefix = first_byte + peer_cid
+        # The room for frames in a packet; a last frame without a length needs one byte of header.
+        room = self._max_datagram_size - len(header_prefix) - PACKET_NUMBER - AEAD_TAG
+        overhead = len(prefix) + 3
+        last_head = b"\x30" + prefix
+        packets: list[bytes] = []
+        taken = 0
+        taken_bytes = 0
+        in_flight_limit = cc.congestion_window - self._max_datagram_size
+        while pending and cc.bytes_in_flight <= in_flight_limit:
+            payload = pending.popleft()
+            taken += 1
+            taken_bytes += len(payload)
+            left = room - len(payload) - overhead
+            if left <= 64 or not pending or len(pending[0]) + overhead > left:
+                # Alone in its packet: by far the most frequent case under load.
+                plain = last_head + payload
+            else:
+                frames: list[bytes] = []
+                while True:
+                    size = len(payload) + len(prefix)
+                    frames += (
+                        b"\x31",
+                        size.to_bytes(1, "big")
+                        if size < 64
+                        else (size | 0x4000).to_bytes(2, "big"),
+                        prefix,
+                        payload,
+                    )
+                    if not pending or len(pending[0]) + overhead > left:
+                        break
+                    payload = pending.popleft()
+                    taken += 1
+                    taken_bytes += len(payload)
+                    left -= len(payload) + overhead
+                plain = b"".join(frames)
+            packet = encrypt(
+                header_prefix + (number & 0xFFFF).to_bytes(PACKET_NUMBER, "big"), plain, number
+            )
+            packets.append(packet)
+            sent = QuicSentPacket(
+                _ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(packet),
+                _NO_HANDLERS, _NO_FRAMES,
+            )  # fmt: skip
+            sent_packets[number] = sent
+            cc.on_packet_sent(packet=sent)
+            number += 1
+        if packets:
+            space.ack_eliciting_in_flight += len(packets)
+            loss._time_of_last_sent_ack_eliciting_packet = now
+            self._packet_number = number
+            if not self._ack_eliciting_sent_since_receipt:
+                self._close_at = now + self._idle_timeout()
+                self._ack_eliciting_sent_since_receipt = True
+        return Batch(packets, taken, taken_bytes)
+
+    # Receiving
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """Handle a UDP payload: the short way where it applies, else aioquic's own."""
+        if not self._receive_short(data, addr, now):
+            super().receive_datagram(data, addr, now)
+
+    def _receive_short(self, data: bytes, addr: NetworkAddress, now: float) -> bool:
+        """`QuicConnection.receive_datagram` for a 1-RTT packet on the active, validated path.
+
+        The same steps in the same order, without those that cannot apply. False leaves the datagram
+        to the original, with nothing changed.
+        """
+        cid_end = 1 + len(self.host_cid)
+        if (
+            self._state is not _CONNECTED
+            or not self._handshake_confirmed
+            or len(data) < cid_end + 4 + AEAD_TAG
+            or data[0] & 0xC0 != 0x40
+        ):
+            return False
+        path = self._network_paths[0]
+        if path.addr != addr or not path.is_validated:
+            return False
+        cid = data[1:cid_end]
+        if cid != self.host_cid and not (
+            self._is_client and any(cid == host.cid for host in self._host_cids)
+        ):
+            return False
+
+        space = self._spaces[_ONE_RTT]
+        crypto = self._cryptos[_ONE_RTT]
+        try:
+            header, payload, number = crypto.decrypt_packet(
+                data, cid_end, space.expected_packet_number
+            )
+        except CryptoError:
+            return True
+        if number in space.received_packets:
+            return True
+        if header[0] & 0x18:
+            self.close(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=QuicFrameType.PADDING,
+                reason_phrase="Reserved bits must be zero",
+            )
+            return True
+        if number > space.expected_packet_number:
+            space.expected_packet_number = number + 1
+        if number > self._spin_highest_pn:
+            spin = bool(header[0] & 0x20)
+            self._spin_bit = not spin if self._is_client else spin
+            self._spin_highest_pn = number
+
+        ack_eliciting = self._receive_frames(payload, cid, now)
+        if self._close_pending or self._state is not _CONNECTED:
+            return True
+        self.last_received = now
+        self._close_at = now + self._idle_timeout()
+        self._ack_eliciting_sent_since_receipt = False
+        if number > space.largest_received_packet:
+            space.largest_received_packet = number
+            space.largest_received_time = now
+        space.ack_queue.add(number)
+        space.received_packets.add(number)
+        if len(space.ack_queue) > MAX_ACK_RANGES:
+            space.ack_queue.shift()
+        if ack_eliciting and space.ack_at is None:
+            space.ack_at = now + self._ack_delay
+        return True
+
+    def _receive_frames(self, payload: bytes, cid: bytes, now: float) -> bool:
+        """Handle the frames of a packet; returns whether it elicits an ACK."""
+        received = self.datagrams_received
+        end = len(payload)
+        at = 0
+        ack_eliciting = False
+        context: QuicReceiveContext | None = None
+        while at < end:
+            kind = payload[at]
+            if kind == _DATAGRAM:
+                received.append(payload[at + 1 :])
+                return True
+            if kind == _DATAGRAM_WITH_LENGTH and at + 3 <= end:
+                first = payload[at + 1]
+                if first < 64:
+                    start, stop = at + 2, at + 2 + first
+                else:
+                    start = at + 3
+                    stop = start + ((first & 0x3F) << 8 | payload[at + 2])
+                if first < 128 and stop <= end:
+                    received.append(payload[start:stop])
+                    ack_eliciting = True
+                    at = stop
+                    continue
+            elif kind == _PADDING and payload.count(0, at) == end - at:
+                break
+            if context is None:
+                context = QuicReceiveContext(
+                    epoch=_ONE_RTT,
+                    host_cid=cid,
+                    network_path=self._network_paths[0],
+                    quic_logger_frames=None,
+                    time=now,
+                    version=None,
+                )
+            try:
+                if kind == _ACK:
+                    buffer = Buffer(data=payload[at:])
+                    buffer.pull_uint_var()
+                    try:
+                        self._handle_ack_frame(context, kind, buffer)
+                    except BufferReadError:
+                        raise QuicConnectionError(
+                            error_code=QuicErrorCode.FRAME_ENCODING_ERROR,
+                            frame_type=kind,
+                            reason_phrase="Failed to parse frame",
+                        ) from None
+                    at += buffer.tell()
+                    continue
+                eliciting, _probing = self._payload_received(context, payload[at:])
+                return ack_eliciting or eliciting
+            except QuicConnectionError as error:
+                self.close(
+                    error_code=error.error_code,
+                    frame_type=error.frame_type,
+                    reason_phrase=error.reason_phrase,
+                )
+                return False
+        if not payload:
+            self.close(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=QuicFrameType.PADDING,
+                reason_phrase="Packet contains no frames",
+            )
+        return ack_eliciting
+
+    def _handle_datagram_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        """A DATAGRAM frame that came with other frames: the same list, no event."""
+        start = buf.tell()
+        if frame_type == _DATAGRAM_WITH_LENGTH:
+            length = buf.pull_uint_var()
+        else:
+            length = buf.capacity - start
+        self.datagrams_received.append(buf.pull_bytes(length))
+
+
+# Shared by all packets that carry only datagrams: nothing is delivered, nothing is logged.
+_NO_HANDLERS: list[Any] = []
+_NO_FRAMES: list[Any] = []
+
+
+class TunnelH3Connection(H3Connection):
+    """HTTP/3 that announces HTTP Datagrams (RFC 9297 section 2.1.1).
+
+    aioquic announces them only together with WebTransport, which we do not speak; a strict CONNECT-
+    IP peer would then accept a request and deliver no datagram.
+    """
+
+    def _get_local_settings(self) -> dict[int, int]:
+        return {**super()._get_local_settings(), Setting.H3_DATAGRAM: 1}
+
+    @property
+    def peer_takes_tunnels(self) -> bool | None:
+        """Whether the peer's SETTINGS allow tunnels; None before they arrived."""
+        settings = self.received_settings
+        if settings is None:
+            return None
+        return bool(
+            settings.get(Setting.ENABLE_CONNECT_PROTOCOL) and settings.get(Setting.H3_DATAGRAM)
+        )

@@ -1,0 +1,599 @@
+"""HTTP/3 over one QUIC connection, on an event loop: requests, tunnels, path MTU, timers.
+
+Used by both ends; `quic.py` gives it datagrams and takes them. What is protocol lives in aioquic,
+in `aioquic_adapter` and in `pmtud`; what is here binds them to a clock and to the owners'
+callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aioquic.h3 import events as h3_events
+from aioquic.quic import events as quic_events
+from aioquic.quic.connection import NetworkAddress
+
+from qvpn_core.errors import PathTooNarrow, QvpnError, TunnelLost
+from qvpn_core.masque.varint import encode_varint
+from qvpn_core.transport import settings
+from qvpn_core.transport.aioquic_adapter import TunnelConnection, TunnelH3Connection
+from qvpn_core.transport.interface import (
+    H3_REQUEST_CANCELLED,
+    Address,
+    Headers,
+    IncomingRequest,
+    Request,
+    TransportName,
+    TunnelCounters,
+    TunnelHandler,
+)
+from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
+from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
+
+H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
+IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 10.1
+TOO_BIG = "too-big"
+UNKNOWN_CONTEXT = "unknown-context"
+
+#: Sends UDP payloads to an address; returns the sizes that the local interface refuses.
+Send = Callable[[Sequence[bytes], NetworkAddress], list[int]]
+
+
+class Http3Tunnel:
+    """An accepted CONNECT-IP request on an HTTP/3 connection; see `interface.HttpTunnel`."""
+
+    transport: TransportName = "quic"
+
+    def __init__(self, connection: Http3Connection, stream_id: int, handler: TunnelHandler) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._handler: TunnelHandler | None = handler
+        self.counters = TunnelCounters()
+        self.queue = SendQueue()
+        #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
+        self.prefix = encode_quarter_stream_id(stream_id) + b"\0"
+        self.mtu = connection.tunnel_mtu(len(self.prefix))
+
+    @property
+    def peer(self) -> Address:
+        return self._connection.peer
+
+    @property
+    def rtt(self) -> float:
+        return self._connection.quic.rtt
+
+    def send_capsules(self, data: bytes) -> None:
+        if self._handler is not None:
+            self._connection.send_data(self._stream_id, data)
+
+    def send_packets(self, packets: Sequence[bytes]) -> None:
+        if self._handler is None:
+            return
+        mtu = self.mtu
+        if max(map(len, packets), default=0) > mtu:
+            self._refuse_oversize(packets, mtu)
+            packets = [packet for packet in packets if len(packet) <= mtu]
+        full = self.queue.push(packets, self._connection.now())
+        if full:
+            self.counters.drop(FULL, full)
+        self._connection.transmit_datagrams()
+
+    def _refuse_oversize(self, packets: Sequence[bytes], mtu: int) -> None:
+        for packet in packets:
+            if len(packet) > mtu:
+                self.counters.drop(TOO_BIG)
+                if self._handler is not None:
+                    self._handler.packet_too_big(packet, mtu)
+
+    def close(self, error: int | None = None) -> None:
+        if self._handler is not None:
+            self._connection.end_stream(self._stream_id, error)
+            self.ended(None)
+
+    # From the connection
+
+    def received_data(self, data: bytes) -> None:
+        if self._handler is not None:
+            self._handler.capsule_data(data)
+
+    def received_end(self) -> None:
+        if self._handler is not None:
+            self._handler.capsule_end()
+
+    def received_packets(self, packets: list[bytes]) -> None:
+        if self._handler is not None:
+            self.counters.rx_packets += len(packets)
+            self.counters.rx_bytes += sum(map(len, packets))
+            self._handler.packets(packets)
+
+    def set_mtu(self, mtu: int) -> None:
+        if mtu == self.mtu or self._handler is None:
+            return
+        self.mtu = mtu
+        # What was queued for a wider path must not wait for ever at the head of the queue.
+        waiting = list(self.queue.pending)
+        if waiting and max(map(len, waiting)) > mtu:
+            self.queue = SendQueue()
+            self._refuse_oversize(waiting, mtu)
+            self.queue.push(
+                [packet for packet in waiting if len(packet) <= mtu], self._connection.now()
+            )
+        self._handler.mtu_changed(mtu)
+
+    def ended(self, error: QvpnError | None) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            self._connection.tunnels.pop(self._stream_id, None)
+            handler.closed(error)
+
+
+class Http3Request:
+    """A request at the gateway; see `interface.IncomingRequest`."""
+
+    transport: TransportName = "quic"
+
+    def __init__(
+        self, connection: Http3Connection, stream_id: int, request: Request, *, ended: bool
+    ) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._ended = ended
+        self.request = request
+
+    @property
+    def peer(self) -> Address:
+        return self._connection.peer
+
+    def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
+        self._connection.respond(self._stream_id, status, headers, body, stop=not self._ended)
+
+    def accept(self, handler: TunnelHandler, headers: Headers = ()) -> Http3Tunnel:
+        return self._connection.accept(self._stream_id, handler, headers)
+
+
+class Http3Connection:
+    """One connection. The owner feeds `receive` and calls `flush` once per batch.
+
+    `on_request` makes it a server. `on_end` is called exactly once, when nothing can be received
+    any more, with the reason.
+    """
+
+    def __init__(
+        self,
+        quic: TunnelConnection,
+        send: Send,
+        *,
+        on_request: Callable[[IncomingRequest], None] | None = None,
+        on_end: Callable[[quic_events.ConnectionTerminated], None],
+        on_connection_id: Callable[[bytes, bool], None] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.quic = quic
+        self._send = send
+        self._on_request = on_request
+        self._on_end = on_end
+        self._on_connection_id = on_connection_id
+        self._h3: TunnelH3Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._receiving = False
+        self._ended = False
+        self._pmtud: PathMtuDiscovery | None = None
+        self.tunnels: dict[int, Http3Tunnel] = {}
+        self._responses: dict[int, tuple[asyncio.Future[Http3Tunnel], TunnelHandler]] = {}
+        #: Done when the peer may be asked for tunnels: handshake, SETTINGS. Client only.
+        self.ready: asyncio.Future[bool] = self._loop.create_future()
+        #: Done when the path is known to carry the smallest useful packet, or not to.
+        self.path_usable: asyncio.Future[bool] = self._loop.create_future()
+        #: Called when the handshake is complete, before anything else happens.
+        self.on_handshake: Callable[[], None] = lambda: None
+
+    @property
+    def peer(self) -> Address:
+        """The address that packets go to now."""
+        address = self.quic.get_peer_address()
+        return (address[0], address[1]) if address is not None else ("", 0)
+
+    # From the socket
+
+    def receive(self, data: bytes, address: NetworkAddress, now: float) -> None:
+        """Take one UDP payload; call `flush` after the batch."""
+        self._receiving = True
+        self.quic.receive_datagram(data, address, now)
+
+    def flush(self) -> None:
+        """Handle what was received and send what is due."""
+        self._receiving = True
+        try:
+            self._handle_events()
+            self._handle_datagrams()
+        finally:
+            self._receiving = False
+        self._transmit()
+
+    # Sending
+
+    def _transmit(self) -> None:
+        now = self.now()
+        self._discover_path_mtu(now)
+        batch: list[bytes] = []
+        to: NetworkAddress | None = None
+        for data, address in self.quic.datagrams_to_send(now):
+            if address != to and batch:
+                self._send_batch(batch, to, now)
+                batch = []
+            to = address
+            batch.append(data)
+        if batch:
+            self._send_batch(batch, to, now)
+        self.transmit_datagrams()
+
+    def transmit_datagrams(self) -> None:
+        """Send what tunnels have queued, as far as the congestion window allows."""
+        if self._receiving or self._ended:
+            return  # the flush after the batch does it
+        now = self.now()
+        for tunnel in self.tunnels.values():
+            queue = tunnel.queue
+            if not queue.pending:
+                continue
+            expired = queue.expire(now)
+            if expired:
+                tunnel.counters.drop(EXPIRED, expired)
+            batch = self.quic.pack_datagrams(queue.pending, tunnel.prefix, now)
+            if batch.payloads:
+                queue.taken(batch.payloads)
+                tunnel.counters.tx_packets += batch.payloads
+                tunnel.counters.tx_bytes += batch.payload_bytes
+                self._send_batch(batch.packets, self.quic.get_peer_address(), now)
+        self._arm_timer(now)
+
+    def _send_batch(
+        self, batch: Sequence[bytes], address: NetworkAddress | None, now: float
+    ) -> None:
+        if address is None:
+            return
+        refused = self._send(batch, address)
+        if refused and self._pmtud is not None:
+            # The local link became narrower than what the path was known to carry.
+            if min(refused) <= self._pmtud.size:
+                self._pmtud.black_hole(now)
+
+    def _arm_timer(self, now: float) -> None:
+        at = self.quic.get_timer()
+        pmtud_at = self._pmtud.timer if self._pmtud is not None else None
+        if at is None or (pmtud_at is not None and pmtud_at < at):
+            at = pmtud_at
+        if at is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        if self._timer is not None:
+            # An earlier wake-up looks again; re-arming for each packet would cost more.
+            if self._timer.when() <= max(at, now):
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self.now()
+        at = self.quic.get_timer()
+        if at is not None and now >= at:
+            self.quic.handle_timer(now)
+        self.flush()
+
+    # Path MTU
+
+    def tunnel_mtu(self, prefix: int) -> int:
+        """The largest IP packet in bytes that fits a DATAGRAM frame behind `prefix` bytes."""
+        return self.quic.max_datagram_payload - prefix
+
+    def _start_path_mtu_discovery(self) -> None:
+        address = self.quic.get_peer_address()
+        assert address is not None
+        ipv4 = len(address) == 2
+        floor = self.quic.packet_size_for(2 + IPV6_MIN_MTU)
+        ceiling = settings.CEILING_IPV4 if ipv4 else settings.CEILING_IPV6
+        self._pmtud = PathMtuDiscovery(floor=floor, ceiling=ceiling)
+        self._floor = floor
+        self._apply_path_mtu(self._pmtud)
+
+    def _discover_path_mtu(self, now: float) -> None:
+        pmtud = self._pmtud
+        if pmtud is None or self._ended:
+            return
+        if self.quic.black_hole_suspected:
+            self.quic.reset_black_hole()
+            pmtud.black_hole(now)
+        for size in pmtud.probes(now):
+            for data, address in self.quic.probe(size, now, self._probe_done):
+                if self._send([data], address):
+                    pmtud.probe_refused(size, now)
+        self._apply_path_mtu(pmtud)
+
+    def _probe_done(self, size: int, arrived: bool) -> None:
+        if self._pmtud is not None:
+            if arrived:
+                self._pmtud.probe_acked(size, self.now())
+            else:
+                self._pmtud.probe_lost(size, self.now())
+
+    def _apply_path_mtu(self, pmtud: PathMtuDiscovery) -> None:
+        if pmtud.usable and not self.path_usable.done():
+            self.path_usable.set_result(True)
+        if pmtud.phase is Phase.ERROR:
+            if not self.path_usable.done():
+                self.path_usable.set_result(False)
+            for stream_id, tunnel in list(self.tunnels.items()):
+                self.end_stream(stream_id, H3_REQUEST_CANCELLED)
+                tunnel.ended(too_narrow())
+            return
+        # Below the floor there is no tunnel: use the floor while the search finds out.
+        size = max(pmtud.size, self._floor)
+        if size != self.quic.packet_size:
+            self.quic.packet_size = size
+            for tunnel in list(self.tunnels.values()):
+                tunnel.set_mtu(self.tunnel_mtu(len(tunnel.prefix)))
+
+    # Requests
+
+    async def request(self, request: Request, handler: TunnelHandler) -> Http3Tunnel:
+        """Send an extended CONNECT (RFC 9220) and wait for a 2xx. Raises :class:`Refused`."""
+        assert self._h3 is not None
+        stream_id = self.quic.get_next_available_stream_id()
+        headers = [
+            (b":method", request.method.encode()),
+            (b":protocol", (request.protocol or "").encode()),
+            (b":scheme", request.scheme.encode()),
+            (b":authority", request.authority.encode()),
+            (b":path", request.path.encode()),
+            (b"capsule-protocol", b"?1"),
+            *((name.encode(), value.encode()) for name, value in request.headers),
+        ]
+        future: asyncio.Future[Http3Tunnel] = self._loop.create_future()
+        self._responses[stream_id] = (future, handler)
+        self._h3.send_headers(stream_id, headers)
+        self._transmit()
+        return await future
+
+    def accept(self, stream_id: int, handler: TunnelHandler, headers: Headers) -> Http3Tunnel:
+        """Answer a request with 200 and open its tunnel."""
+        assert self._h3 is not None
+        self._h3.send_headers(
+            stream_id,
+            [
+                (b":status", b"200"),
+                (b"capsule-protocol", b"?1"),
+                *((name.encode(), value.encode()) for name, value in headers),
+            ],
+        )
+        return self._open_tunnel(stream_id, handler)
+
+    def respond(
+        self, stream_id: int, status: int, headers: Headers, body: bytes, *, stop: bool
+    ) -> None:
+        """Answer a request and finish its stream; `stop` asks for no more of the request."""
+        assert self._h3 is not None
+        self._h3.send_headers(
+            stream_id,
+            [
+                (b":status", str(status).encode()),
+                *((name.encode(), value.encode()) for name, value in headers),
+            ],
+        )
+        self._h3.send_data(stream_id, body, end_stream=True)
+        if stop:
+            self.quic.stop_stream(stream_id, H3_NO_ERROR)
+
+    def _open_tunnel(self, stream_id: int, handler: TunnelHandler) -> Http3Tunnel:
+        tunnel = Http3Tunnel(self, stream_id, handler)
+        self.tunnels[stream_id] = tunnel
+        return tunnel
+
+    def send_data(self, stream_id: int, data: bytes) -> None:
+        """Send capsule bytes."""
+        assert self._h3 is not None
+        if not self._ended:
+            self._h3.send_data(stream_id, data, end_stream=False)
+            if not self._receiving:
+                self._transmit()
+
+    def end_stream(self, stream_id: int, error: int | None) -> None:
+        """Finish a tunnel's stream, or reset both of its directions with an error code."""
+        assert self._h3 is not None
+        if self._ended:
+            return
+        if error is None:
+            self._h3.send_data(stream_id, b"", end_stream=True)
+        else:
+            self.quic.reset_stream(stream_id, error)
+            self.quic.stop_stream(stream_id, error)
+        if not self._receiving:
+            self._transmit()
+
+    def close(self, reason: str = "") -> None:
+        """Close the connection; the peer is told with CONNECTION_CLOSE."""
+        self.quic.close(error_code=H3_NO_ERROR, reason_phrase=reason)
+        self._receiving = False
+        self._transmit()
+
+    def keep_alive(self) -> None:
+        """Send a PING, which the peer acknowledges and a NAT notices."""
+        self.quic.send_ping(0)
+        self._transmit()
+
+    def abandon(self) -> None:
+        """Stop all timers; nothing is sent or received from now on."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Events
+
+    def _handle_events(self) -> None:
+        event = self.quic.next_event()
+        while event is not None:
+            if isinstance(event, quic_events.ProtocolNegotiated):
+                self._h3 = TunnelH3Connection(self.quic)
+            elif isinstance(event, quic_events.HandshakeCompleted):
+                self.on_handshake()
+                if self.quic.established:
+                    self._start_path_mtu_discovery()
+            elif isinstance(event, quic_events.ConnectionTerminated):
+                self._terminated(event)
+                return
+            elif isinstance(event, quic_events.StreamReset | quic_events.StopSendingReceived):
+                self._stream_reset(event)
+            elif self._on_connection_id is not None:
+                if isinstance(event, quic_events.ConnectionIdIssued):
+                    self._on_connection_id(event.connection_id, True)
+                elif isinstance(event, quic_events.ConnectionIdRetired):
+                    self._on_connection_id(event.connection_id, False)
+            if self._h3 is not None:
+                for http_event in self._h3.handle_event(event):
+                    self._handle_http_event(http_event)
+                if not self.ready.done() and self._h3.peer_takes_tunnels is not None:
+                    self.ready.set_result(
+                        self._h3.peer_takes_tunnels and self.quic.peer_takes_datagrams
+                    )
+            event = self.quic.next_event()
+
+    def _handle_datagrams(self) -> None:
+        received = self.quic.datagrams_received
+        if not received:
+            return
+        self.quic.datagrams_received = []
+        for tunnel in list(self.tunnels.values()):
+            prefix = tunnel.prefix
+            start = len(prefix)
+            packets = [data[start:] for data in received if data.startswith(prefix)]
+            if packets:
+                tunnel.received_packets(packets)
+            if len(packets) == len(received):
+                return
+            received = [data for data in received if not data.startswith(prefix)]
+            tunnel.counters.drop(UNKNOWN_CONTEXT, len(received))
+
+    def _handle_http_event(self, event: h3_events.H3Event) -> None:
+        if isinstance(event, h3_events.HeadersReceived):
+            if event.stream_id in self.tunnels:
+                pass  # trailers: nothing in them concerns a tunnel
+            elif self._on_request is not None:
+                request = parse_request(event.headers)
+                self._on_request(
+                    Http3Request(self, event.stream_id, request, ended=event.stream_ended)
+                )
+            else:
+                self._response(event.stream_id, event.headers)
+            if event.stream_ended:
+                self._stream_ended(event.stream_id)
+        elif isinstance(event, h3_events.DataReceived):
+            tunnel = self.tunnels.get(event.stream_id)
+            if tunnel is not None and event.data:
+                tunnel.received_data(event.data)
+            if event.stream_ended:
+                self._stream_ended(event.stream_id)
+
+    def _stream_ended(self, stream_id: int) -> None:
+        tunnel = self.tunnels.get(stream_id)
+        if tunnel is not None:
+            tunnel.received_end()
+
+    def _response(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        status = int(dict(headers)[b":status"])
+        if status < 200:
+            return
+        waiting = self._responses.pop(stream_id, None)
+        if waiting is None:
+            return
+        future, handler = waiting
+        if future.done():
+            return
+        if status < 300:
+            future.set_result(self._open_tunnel(stream_id, handler))
+        else:
+            future.set_exception(Refused(status))
+
+    def _stream_reset(
+        self, event: quic_events.StreamReset | quic_events.StopSendingReceived
+    ) -> None:
+        waiting = self._responses.pop(event.stream_id, None)
+        if waiting is not None and not waiting[0].done():
+            waiting[0].set_exception(Refused(None))
+        tunnel = self.tunnels.get(event.stream_id)
+        if tunnel is not None:
+            tunnel.ended(
+                TunnelLost(f"the peer reset the tunnel (HTTP/3 error {event.error_code:#x})")
+            )
+            if isinstance(event, quic_events.StreamReset):
+                self.quic.reset_stream(event.stream_id, H3_REQUEST_CANCELLED)
+
+    def _terminated(self, event: quic_events.ConnectionTerminated) -> None:
+        self.abandon()
+        error = lost(event)
+        for tunnel in list(self.tunnels.values()):
+            tunnel.ended(error)
+        for future, _handler in self._responses.values():
+            if not future.done():
+                future.set_exception(error)
+        for flag in (self.ready, self.path_usable):
+            if not flag.done():
+                flag.set_exception(error)
+                flag.exception()  # not everybody waits for both
+        self._on_end(event)
+
+
+class Refused(Exception):
+    """The answer to a request was not 2xx; `status` is None for a reset stream."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def lost(event: quic_events.ConnectionTerminated) -> QvpnError:
+    """Why an established connection ended, in words."""
+    if event.reason_phrase == "Idle timeout":
+        return TunnelLost(f"no packet from the peer for {settings.IDLE_TIMEOUT:.0f} seconds")
+    if event.error_code == H3_NO_ERROR and event.frame_type is None:
+        return TunnelLost("the peer closed the connection", event.reason_phrase)
+    return TunnelLost(
+        f"the connection failed (QUIC error {event.error_code:#x})", event.reason_phrase
+    )
+
+
+def too_narrow() -> PathTooNarrow:
+    """The path does not carry what IPv6 needs."""
+    return PathTooNarrow(
+        f"the network path cannot carry packets of {IPV6_MIN_MTU} bytes inside the tunnel",
+        "its MTU is too small for a VPN over QUIC; use another network",
+    )
+
+
+def encode_quarter_stream_id(stream_id: int) -> bytes:
+    """RFC 9297 section 2.1."""
+    return encode_varint(stream_id // 4)
+
+
+def parse_request(headers: Sequence[tuple[bytes, bytes]]) -> Request:
+    """A request head from validated HTTP/3 fields."""
+    pseudo: dict[str, str] = {}
+    fields: list[tuple[str, str]] = []
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name.startswith(":"):
+            pseudo[name] = value
+        else:
+            fields.append((name, value))
+    return Request(
+        method=pseudo.get(":method", ""),
+        scheme=pseudo.get(":scheme", ""),
+        authority=pseudo.get(":authority", ""),
+        path=pseudo.get(":path", ""),
+        protocol=pseudo.get(":protocol"),
+        headers=tuple(fields),
+    )
