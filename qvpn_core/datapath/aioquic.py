@@ -87,9 +87,10 @@ class AioquicDatapath:
         self._write(incoming)
 
     def packet_too_big(self, packet: bytes, mtu: int) -> None:
-        # From the packet's own destination: the only address that a host surely believes here.
-        answer = packet_too_big(packet, mtu, packet[16:20] if packet[0] >> 4 == 4 else
-        packet[24:40]) if answer is not None:
+        # From the packet's own destination: the one address that a host surely believes here.
+        source = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
+        answer = packet_too_big(packet, mtu, source)
+        if answer is not None:
             self._write([answer])
 
     def _write(self, packets: list[bytes]) -> None:

@@ -54,8 +54,11 @@ class Datapath(Protocol):
         """Live counters, read only."""
 
     def start(self, addresses: Sequence[bytes]) -> None:
-        """Begin to move packets. `addresses` are the assigned ones, 4 or 16 bytes each: only packets
-        from them leave, and only packets to them enter (RFC 9484 section 7)."""
+        """Begin to move packets.
+
+        `addresses` are the assigned ones, 4 or 16 bytes each: only packets from them leave, and
+        only packets to them enter (RFC 9484 section 7).
+        """
 
     def set_addresses(self, addresses: Sequence[bytes]) -> None:
         """The gateway assigned other addresses."""
