@@ -1,8 +1,9 @@
-# Commands for developers and newcomers. `make help` lists them.
+# Commands for developers and newcomers; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 4
 
 .PHONY: help
 help:  ## this list
@@ -13,4 +14,38 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 	@touch $@
 
 .PHONY: venv
-venv: $(STAMP)  ## the virtual environment with everything development needs
+venv: $(STAMP)  ## a virtual environment with everything that development needs
+
+.PHONY: demo
+demo: $(STAMP)  ## a gateway, an internet and a client on this machine, and a tunnel between them
+	@$(BIN)/python -m tests.demo
+
+.PHONY: test
+test: $(STAMP)  ## every test that this machine can run; says what it skipped and why
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
+
+.PHONY: lint
+lint: $(STAMP)  ## style, types, and the arrows between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: fuzz
+fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS each
+	QVPN_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz
+
+.PHONY: bench
+bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs root
+	$(BIN)/python -m bench
+
+.PHONY: lock
+lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra fast --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  --upgrade -o requirements.lock
+
+.PHONY: clean
+clean:  ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist
