@@ -19,15 +19,13 @@ It does no I/O. tests/unit/transport/test_aioquic_contract.py fails when aioquic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError
 from aioquic.h3.connection import H3Connection, Setting
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.congestion.base import register_congestion_control
-from aioquic.quic.congestion.cubic import CubicCongestionControl
 from aioquic.quic.connection import (
     NetworkAddress,
     QuicConnection,
@@ -35,59 +33,39 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import CryptoError
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.crypto import CryptoContext, CryptoError, CryptoPair
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicPacketType,
+    decode_packet_number,
+)
 from aioquic.quic.packet_builder import (
     QuicDeliveryState,
     QuicPacketBuilder,
     QuicPacketBuilderStop,
     QuicSentPacket,
 )
-from aioquic.quic.recovery import MAX_ACK_RANGES
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from cryptography import x509
+from cryptography.exceptions import InvalidTag
+
+from qvpn_core.transport.congestion import CongestionControl
 
 # Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
 KEY_UPDATE_PACKETS = 1 << 22
 
 AEAD_TAG = 16
 PACKET_NUMBER = 2  # bytes; what aioquic sends
+_SAMPLE_AT = 4  # bytes from the start of the packet number (RFC 9001 section 5.4.2)
+_SAMPLE = 16
+_NONCE = 12
 _DATAGRAM = int(QuicFrameType.DATAGRAM)
 _DATAGRAM_WITH_LENGTH = int(QuicFrameType.DATAGRAM_WITH_LENGTH)
 _ACK = int(QuicFrameType.ACK)
 _PADDING = int(QuicFrameType.PADDING)
 _ONE_RTT = tls.Epoch.ONE_RTT
 _CONNECTED = QuicConnectionState.CONNECTED
-
-CONGESTION_CONTROL = "qvpn-cubic"
-# Consecutive losses of large packets, none acknowledged between, that make a black hole of a path
-# (RFC 8899 section 4.3); more than one lost batch, since a batch is lost as one in a full queue.
-BLACK_HOLE_LOSSES = 10
-
-
-class CongestionControl(CubicCongestionControl):
-    """CUBIC (RFC 9438) that also counts, and notices when only large packets are lost."""
-
-    def __init__(self, max_datagram_size: int) -> None:
-        super().__init__(max_datagram_size=max_datagram_size)
-        self.packets_lost = 0
-        self.large = 1 << 16  # bytes from which a packet says something about the path MTU
-        self.large_lost_in_a_row = 0
-
-    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        if packet.sent_bytes >= self.large:
-            self.large_lost_in_a_row = 0
-        super().on_packet_acked(now=now, packet=packet)
-
-    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
-        packets = list(packets)
-        self.packets_lost += len(packets)
-        for packet in packets:
-            if packet.sent_bytes >= self.large:
-                self.large_lost_in_a_row += 1
-        super().on_packets_lost(now=now, packets=packets)
-
-
-register_congestion_control(CONGESTION_CONTROL, CongestionControl)
 
 ProbeHandler = Callable[[int, bool], None]
 
@@ -178,11 +156,11 @@ class TunnelConnection(QuicConnection):
     @property
     def black_hole_suspected(self) -> bool:
         """Whether only packets of the present size were lost of late."""
-        return self._counting_cc.large_lost_in_a_row >= BLACK_HOLE_LOSSES
+        return self._counting_cc.black_hole_suspected
 
     def reset_black_hole(self) -> None:
         """Start counting anew."""
-        self._counting_cc.large_lost_in_a_row = 0
+        self._counting_cc.reset_black_hole()
 
     def probe(
         self, size: int, now: float, done: ProbeHandler
@@ -236,146 +214,258 @@ class TunnelConnection(QuicConnection):
         path = self._network_paths[0]
         if not pending or not self.established or not path.is_validated:
             return Batch((), 0, 0)
-        crypto = self._cryptos[_ONE_RTT]
-        space = self._spaces[_ONE_RTT]
-        loss = self._loss
-        sent_packets = space.sent_packets
-        cc = self._counting_cc
-        encrypt = crypto.encrypt_packet
-        peer_cid = self._peer_cid.cid
         number = self._packet_number
         if number >= self._key_update_at:
             self._key_update_at = number + KEY_UPDATE_PACKETS
             self.request_key_update()
-        first_byte = bytes(
-            (0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | (PACKET_NUMBER - 1),)
+        crypto = self._cryptos[_ONE_RTT]
+        space = self._spaces[_ONE_RTT]
+        loss = self._loss
+        cc = self._counting_cc
+        sent_packets = space.sent_packets
+        plains, payloads, payload_bytes = self._fill_packets(
+            pending, prefix, max(0, cc.congestion_window - cc.bytes_in_flight)
         )
-        header_prefix = first_byte + peer_cid
+        if not plains:
+            return Batch((), 0, 0)
+        packets = self._seal(crypto, plains, number)
+        for packet in packets:
+            sent = QuicSentPacket(
+                _ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(packet),
+                _NO_HANDLERS, _NO_FRAMES,
+            )  # fmt: skip
+            sent_packets[number] = sent
+            cc.bytes_in_flight += len(packet)
+            number += 1
+        space.ack_eliciting_in_flight += len(packets)
+        loss._time_of_last_sent_ack_eliciting_packet = now
+        self._packet_number = number
+        if not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+        return Batch(packets, payloads, payload_bytes)
+
+    def _fill_packets(
+        self, pending: deque[bytes], prefix: bytes, window: int
+    ) -> tuple[list[bytes], int, int]:
+        """Plain packet payloads for as much of `pending` as `window` bytes allow."""
         # The room for frames in a packet; a last frame without a length needs one byte of header.
-        room = self._max_datagram_size - len(header_prefix) - PACKET_NUMBER - AEAD_TAG
+        size = self._max_datagram_size
+        room = size - self.packet_size_for(0) + 1
         overhead = len(prefix) + 3
-        last_head = b"\x30" + prefix
-        packets: list[bytes] = []
-        taken = 0
-        taken_bytes = 0
-        in_flight_limit = cc.congestion_window - self._max_datagram_size
-        while pending and cc.bytes_in_flight <= in_flight_limit:
+        alone = b"\x30" + prefix
+        plains: list[bytes] = []
+        payloads = payload_bytes = 0
+        while pending and window >= size:
             payload = pending.popleft()
-            taken += 1
-            taken_bytes += len(payload)
+            payloads += 1
+            payload_bytes += len(payload)
             left = room - len(payload) - overhead
-            if left <= 64 or not pending or len(pending[0]) + overhead > left:
+            if not pending or len(pending[0]) + overhead > left:
                 # Alone in its packet: by far the most frequent case under load.
-                plain = last_head + payload
+                plain = alone + payload
             else:
                 frames: list[bytes] = []
                 while True:
-                    size = len(payload) + len(prefix)
+                    length = len(payload) + len(prefix)
                     frames += (
                         b"\x31",
-                        size.to_bytes(1, "big")
-                        if size < 64
-                        else (size | 0x4000).to_bytes(2, "big"),
+                        bytes((length,)) if length < 64 else (length | 0x4000).to_bytes(2, "big"),
                         prefix,
                         payload,
                     )
                     if not pending or len(pending[0]) + overhead > left:
                         break
                     payload = pending.popleft()
-                    taken += 1
-                    taken_bytes += len(payload)
+                    payloads += 1
+                    payload_bytes += len(payload)
                     left -= len(payload) + overhead
                 plain = b"".join(frames)
-            packet = encrypt(
-                header_prefix + (number & 0xFFFF).to_bytes(PACKET_NUMBER, "big"), plain, number
+            window -= len(plain)
+            plains.append(plain)
+        return plains, payloads, payload_bytes
+
+    def _seal(self, crypto: CryptoPair, plains: Sequence[bytes], number: int) -> list[bytes]:
+        """Protect packets numbered from `number` (RFC 9001 sections 5.3 and 5.4).
+
+        Like `CryptoPair.encrypt_packet`, but the header protection of all is one cipher call.
+        """
+        if crypto._update_key_requested:
+            crypto._update_key("local_update")
+        send = crypto.send
+        peer_cid = self._peer_cid.cid
+        first = 0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | (PACKET_NUMBER - 1)
+        head = bytes((first,)) + peer_cid
+        if send.hp._is_chacha20:  # type: ignore[union-attr]
+            return [
+                crypto.encrypt_packet(
+                    head + (number + index & 0xFFFF).to_bytes(PACKET_NUMBER, "big"),
+                    plain,
+                    number + index,
+                )
+                for index, plain in enumerate(plains)
+            ]
+        encrypt = send.aead._aead.encrypt  # type: ignore[union-attr]
+        iv = send.aead._iv  # type: ignore[union-attr]
+        sealed = [
+            encrypt(
+                (iv ^ number + index).to_bytes(_NONCE, "big"),
+                plain,
+                head + (number + index & 0xFFFF).to_bytes(PACKET_NUMBER, "big"),
             )
-            packets.append(packet)
-            sent = QuicSentPacket(
-                _ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(packet),
-                _NO_HANDLERS, _NO_FRAMES,
-            )  # fmt: skip
-            sent_packets[number] = sent
-            cc.on_packet_sent(packet=sent)
+            for index, plain in enumerate(plains)
+        ]
+        sample_at = _SAMPLE_AT - PACKET_NUMBER
+        masks = send.hp._encryptor.update(  # type: ignore[union-attr]
+            b"".join([body[sample_at : sample_at + _SAMPLE] for body in sealed])
+        )
+        packets: list[bytes] = []
+        at = 0
+        for body in sealed:
+            masked = number & 0xFFFF ^ int.from_bytes(masks[at + 1 : at + 1 + PACKET_NUMBER], "big")
+            packets.append(
+                b"%c%b%b%b"
+                % (
+                    first ^ masks[at] & 0x1F,
+                    peer_cid,
+                    masked.to_bytes(PACKET_NUMBER, "big"),
+                    body,
+                )
+            )
             number += 1
-        if packets:
-            space.ack_eliciting_in_flight += len(packets)
-            loss._time_of_last_sent_ack_eliciting_packet = now
-            self._packet_number = number
-            if not self._ack_eliciting_sent_since_receipt:
-                self._close_at = now + self._idle_timeout()
-                self._ack_eliciting_sent_since_receipt = True
-        return Batch(packets, taken, taken_bytes)
+            at += _SAMPLE
+        return packets
 
     # Receiving
 
-    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
-        """Handle a UDP payload: the short way where it applies, else aioquic's own."""
-        if not self._receive_short(data, addr, now):
-            super().receive_datagram(data, addr, now)
+    def receive_datagrams(self, batch: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
+        """Handle UDP payloads from one address: the short way where it applies, else aioquic's."""
+        index = 0
+        while index < len(batch):
+            run = self._short_run(batch, index, addr)
+            if run:
+                self._receive_short(batch[index : index + run], now)
+                index += run
+            else:
+                self.receive_datagram(batch[index], addr, now)
+                index += 1
 
-    def _receive_short(self, data: bytes, addr: NetworkAddress, now: float) -> bool:
-        """`QuicConnection.receive_datagram` for a 1-RTT packet on the active, validated path.
-
-        The same steps in the same order, without those that cannot apply. False leaves the datagram
-        to the original, with nothing changed.
-        """
-        cid_end = 1 + len(self.host_cid)
-        if (
-            self._state is not _CONNECTED
-            or not self._handshake_confirmed
-            or len(data) < cid_end + 4 + AEAD_TAG
-            or data[0] & 0xC0 != 0x40
-        ):
-            return False
+    def _short_run(self, batch: Sequence[bytes], start: int, addr: NetworkAddress) -> int:
+        """How many payloads from `start` may take the short way: 1-RTT, on the active path."""
+        if self._state is not _CONNECTED or not self._handshake_confirmed or self._close_pending:
+            return 0
         path = self._network_paths[0]
         if path.addr != addr or not path.is_validated:
-            return False
-        cid = data[1:cid_end]
+            return 0
+        if self._cryptos[_ONE_RTT].recv.hp._is_chacha20:  # type: ignore[union-attr]
+            return 0  # its masks cannot be made in one call
+        cid = batch[start][1 : 1 + len(self.host_cid)]
         if cid != self.host_cid and not (
             self._is_client and any(cid == host.cid for host in self._host_cids)
         ):
-            return False
+            return 0
+        cid_end = 1 + len(cid)
+        minimum = cid_end + _SAMPLE_AT + _SAMPLE
+        index = start
+        for index in range(start, len(batch)):
+            data = batch[index]
+            if len(data) < minimum or data[0] & 0xC0 != 0x40 or data[1:cid_end] != cid:
+                return index - start
+        return index + 1 - start
 
+    def _receive_short(self, batch: Sequence[bytes], now: float) -> None:
+        """`QuicConnection.receive_datagram` for 1-RTT packets on the active, validated path.
+
+        The same steps in the same order, without those that cannot apply, and those that concern
+        the connection once for the batch. Header protection of the batch is one cipher call, which
+        is why this does not use `CryptoPair.decrypt_packet` (RFC 9001 sections 5.3 and 5.4).
+        """
         space = self._spaces[_ONE_RTT]
+        window = space.received_packets
         crypto = self._cryptos[_ONE_RTT]
-        try:
-            header, payload, number = crypto.decrypt_packet(
-                data, cid_end, space.expected_packet_number
+        recv = crypto.recv
+        decrypt, iv, key_phase = _opened(recv)
+        cid_end = 1 + len(self.host_cid)
+        sample_at = cid_end + _SAMPLE_AT
+        masks = recv.hp._encryptor.update(  # type: ignore[union-attr]
+            b"".join([data[sample_at : sample_at + _SAMPLE] for data in batch])
+        )
+        cid = batch[0][1:cid_end]
+        acked_from = acked_to = -1  # a run of packet numbers to acknowledge
+        handled = False
+        for index, data in enumerate(batch):
+            mask = masks[index * _SAMPLE : index * _SAMPLE + 5]
+            first = data[0] ^ mask[0] & 0x1F
+            length = (first & 0x03) + 1
+            body_at = cid_end + length
+            number_bytes = (
+                int.from_bytes(data[cid_end:body_at], "big")
+                ^ int.from_bytes(mask[1 : 1 + length], "big")
+            ).to_bytes(length, "big")
+            number = decode_packet_number(
+                int.from_bytes(number_bytes, "big"), length * 8, space.expected_packet_number
             )
-        except CryptoError:
-            return True
-        if number in space.received_packets:
-            return True
-        if header[0] & 0x18:
-            self.close(
-                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
-                frame_type=QuicFrameType.PADDING,
-                reason_phrase="Reserved bits must be zero",
-            )
-            return True
-        if number > space.expected_packet_number:
-            space.expected_packet_number = number + 1
-        if number > self._spin_highest_pn:
-            spin = bool(header[0] & 0x20)
-            self._spin_bit = not spin if self._is_client else spin
-            self._spin_highest_pn = number
+            try:
+                if (first & 4) >> 2 == key_phase:
+                    payload = decrypt(
+                        (iv ^ number).to_bytes(_NONCE, "big"),
+                        data[body_at:],
+                        bytes((first,)) + cid + number_bytes,
+                    )
+                else:
+                    # The peer updated its keys, or somebody flipped a bit.
+                    _header, payload, number = crypto.decrypt_packet(
+                        data, cid_end, space.expected_packet_number
+                    )
+                    decrypt, iv, key_phase = _opened(recv)
+            except (InvalidTag, CryptoError):
+                continue
+            if number <= space.largest_received_packet and (
+                number < window._lower or number in window._received
+            ):
+                continue
+            if first & 0x18:
+                self.close(
+                    error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                    frame_type=QuicFrameType.PADDING,
+                    reason_phrase="Reserved bits must be zero",
+                )
+                return
+            if number > space.expected_packet_number:
+                space.expected_packet_number = number + 1
+            if number > self._spin_highest_pn:
+                spin = bool(first & 0x20)
+                self._spin_bit = not spin if self._is_client else spin
+                self._spin_highest_pn = number
 
-        ack_eliciting = self._receive_frames(payload, cid, now)
-        if self._close_pending or self._state is not _CONNECTED:
-            return True
-        self.last_received = now
-        self._close_at = now + self._idle_timeout()
-        self._ack_eliciting_sent_since_receipt = False
-        if number > space.largest_received_packet:
-            space.largest_received_packet = number
-            space.largest_received_time = now
-        space.ack_queue.add(number)
-        space.received_packets.add(number)
+            ack_eliciting = self._receive_frames(payload, cid, now)
+            if self._close_pending or self._state is not _CONNECTED:
+                return
+            handled = True
+            if number > space.largest_received_packet:
+                space.largest_received_packet = number
+                space.largest_received_time = now
+            if number == acked_to:
+                acked_to += 1
+            else:
+                if acked_to >= 0:
+                    self._acknowledge(space, acked_from, acked_to)
+                acked_from, acked_to = number, number + 1
+            window._received.add(number)
+            if ack_eliciting and space.ack_at is None:
+                space.ack_at = now + self._ack_delay
+        if handled:
+            self._acknowledge(space, acked_from, acked_to)
+            self.last_received = now
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = False
+
+    @staticmethod
+    def _acknowledge(space: QuicPacketSpace, start: int, stop: int) -> None:
+        space.ack_queue.add(start, stop)
         if len(space.ack_queue) > MAX_ACK_RANGES:
             space.ack_queue.shift()
-        if ack_eliciting and space.ack_at is None:
-            space.ack_at = now + self._ack_delay
-        return True
+        space.received_packets.add(stop - 1)  # slides the window of known numbers
 
     def _receive_frames(self, payload: bytes, cid: bytes, now: float) -> bool:
         """Handle the frames of a packet; returns whether it elicits an ACK."""
@@ -453,6 +543,13 @@ class TunnelConnection(QuicConnection):
         else:
             length = buf.capacity - start
         self.datagrams_received.append(buf.pull_bytes(length))
+
+
+def _opened(context: CryptoContext) -> tuple[Callable[[bytes, bytes, bytes], bytes], int, int]:
+    """What opens packets now: the AEAD's decrypt(nonce, data, associated data), IV, key phase."""
+    aead = context.aead
+    assert aead is not None
+    return aead._aead.decrypt, aead._iv, context.key_phase
 
 
 # Shared by all packets that carry only datagrams: nothing is delivered, nothing is logged.

@@ -197,10 +197,10 @@ class Http3Connection:
 
     # From the socket
 
-    def receive(self, data: bytes, address: NetworkAddress, now: float) -> None:
-        """Take one UDP payload; call `flush` after the batch."""
+    def receive(self, batch: Sequence[bytes], address: NetworkAddress, now: float) -> None:
+        """Take UDP payloads from one address; call `flush` when there are no more."""
         self._receiving = True
-        self.quic.receive_datagram(data, address, now)
+        self.quic.receive_datagrams(batch, address, now)
 
     def flush(self) -> None:
         """Handle what was received and send what is due."""

@@ -122,8 +122,7 @@ class _Dial:
                     )
                 )
             return
-        for data, _sender, _local in received:
-            self.http.receive(data, self._peer, now)
+        self.http.receive([data for data, _sender, _local in received], self._peer, now)
         self.http.flush()
 
     def _check_pin(self) -> None:
@@ -503,11 +502,11 @@ class QuicListener:
 
     def _readable(self, sock: UdpSocket) -> None:
         now = self._loop.time()
-        touched: set[_Accepted] = set()
         try:
             received = sock.receive()
         except OSError:
             return  # an ICMP error about one peer says nothing about the socket
+        batches: dict[tuple[_Accepted, NetworkAddress], list[bytes]] = {}
         by_id = self._by_id
         id_end = 1 + settings.CONNECTION_ID
         for data, sender, local in received:
@@ -515,11 +514,17 @@ class QuicListener:
                 accepted = self._long_header(sock, data, sender, local)
             else:
                 accepted = by_id.get(data[1:id_end])
-            if accepted is not None:
-                accepted.local = local
-                accepted.http.receive(data, sender, now)
-                touched.add(accepted)
-        for accepted in touched:
+            if accepted is None:
+                continue
+            accepted.local = local
+            batch = batches.get((accepted, sender))
+            if batch is None:
+                batches[accepted, sender] = [data]
+            else:
+                batch.append(data)
+        for (accepted, sender), batch in batches.items():
+            accepted.http.receive(batch, sender, now)
+        for accepted in {accepted for accepted, _sender in batches}:
             accepted.http.flush()
 
     def _long_header(

@@ -10,7 +10,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
 
-from qvpn_core.transport.aioquic_adapter import CONGESTION_CONTROL
+from qvpn_core.transport.congestion import CONGESTION_CONTROL
 from qvpn_core.transport.trust import Trust
 
 IDLE_TIMEOUT = 30.0  # seconds without a packet until either end gives up
