@@ -1,0 +1,13 @@
+"""The tunnels that are compared, each behind the calls of :class:`~bench.peers.base.Peer`."""
+
+from __future__ import annotations
+
+from bench.peers.base import Peer, Raw
+from bench.peers.openvpn import OpenVpn
+from bench.peers.qvpn import Qvpn
+from bench.peers.wireguard import WireGuardGo
+
+#: In the order of a round.
+PEERS: tuple[type[Peer], ...] = (Raw, WireGuardGo, OpenVpn, Qvpn)
+
+__all__ = ["PEERS", "Peer"]
