@@ -88,6 +88,8 @@ class TunnelConnection(QuicConnection):
     def __init__(self, *, configuration: QuicConfiguration, **arguments: Any) -> None:
         super().__init__(configuration=configuration, **arguments)
         self.datagrams_received: list[bytes] = []
+        #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
+        self.control_received = False
         self.last_received = 0.0  # when the last valid packet of the short way arrived
         self._key_update_at = KEY_UPDATE_PACKETS
         assert isinstance(self._loss._cc, CongestionControl)
@@ -129,6 +131,11 @@ class TunnelConnection(QuicConnection):
     def alpn(self) -> str | None:
         """The application protocol that TLS chose."""
         return self.tls.alpn_negotiated
+
+    def ack_due(self, now: float) -> bool:
+        """Whether an ACK that is not delayed any longer waits to be sent."""
+        ack_at = self._spaces[_ONE_RTT].ack_at
+        return ack_at is not None and ack_at <= now
 
     # Packet size
 
@@ -347,6 +354,7 @@ class TunnelConnection(QuicConnection):
                 self._receive_short(batch[index : index + run], now)
                 index += run
             else:
+                self.control_received = True
                 self.receive_datagram(batch[index], addr, now)
                 index += 1
 
@@ -516,6 +524,7 @@ class TunnelConnection(QuicConnection):
                         ) from None
                     at += buffer.tell()
                     continue
+                self.control_received = True
                 eliciting, _probing = self._payload_received(context, payload[at:])
                 return ack_eliciting or eliciting
             except QuicConnectionError as error:

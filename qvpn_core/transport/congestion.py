@@ -26,9 +26,10 @@ MIN_RTT_THRESHOLD = 0.004
 MAX_RTT_THRESHOLD = 0.016
 RTT_SAMPLES = 8
 
-# Large packets lost in a row, none acknowledged between, that make a path a black hole for their
-# size (RFC 8899 section 4.3); several, since a full queue drops some in a row too.
-BLACK_HOLE_LOSSES = 10
+# Large packets lost in a row, none acknowledged between, that make it worth asking whether the path
+# became a black hole for their size (RFC 8899 section 4.3). An inner TCP that meets one sends them
+# one by one, at ever longer intervals, so few must do.
+BLACK_HOLE_LOSSES = 3
 
 
 class CongestionControl(QuicCongestionControl):

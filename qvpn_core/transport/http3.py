@@ -178,6 +178,7 @@ class Http3Connection:
         self._h3: TunnelH3Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._receiving = False
+        self._transmit_due = True
         self._ended = False
         self._pmtud: PathMtuDiscovery | None = None
         self.tunnels: dict[int, Http3Tunnel] = {}
@@ -210,11 +211,20 @@ class Http3Connection:
             self._handle_datagrams()
         finally:
             self._receiving = False
-        self._transmit()
+        if self._transmit_due or self.quic.control_received or self.quic.ack_due(self.now()):
+            self._transmit()
+        else:
+            # Nothing but datagrams and ACKs came. What these set free beside datagrams (a
+            # retransmission) goes out with the ACK, a millisecond later.
+            self.transmit_datagrams()
 
     # Sending
 
     def _transmit(self) -> None:
+        if self._receiving:
+            self._transmit_due = True  # by the flush after the batch
+            return
+        self._transmit_due = self.quic.control_received = False
         now = self.now()
         self._discover_path_mtu(now)
         batch: list[bytes] = []
@@ -257,8 +267,7 @@ class Http3Connection:
         refused = self._send(batch, address)
         if refused and self._pmtud is not None:
             # The local link became narrower than what the path was known to carry.
-            if min(refused) <= self._pmtud.size:
-                self._pmtud.black_hole(now)
+            self._pmtud.refused(min(refused), now)
 
     def _arm_timer(self, now: float) -> None:
         at = self.quic.get_timer()
@@ -279,6 +288,7 @@ class Http3Connection:
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._transmit_due = True
         now = self.now()
         at = self.quic.get_timer()
         if at is not None and now >= at:
@@ -307,15 +317,16 @@ class Http3Connection:
             return
         if self.quic.black_hole_suspected:
             self.quic.reset_black_hole()
-            pmtud.black_hole(now)
+            pmtud.suspect()
         for size in pmtud.probes(now):
             for data, address in self.quic.probe(size, now, self._probe_done):
                 if self._send([data], address):
-                    pmtud.probe_refused(size, now)
+                    pmtud.refused(size, now)
         self._apply_path_mtu(pmtud)
 
     def _probe_done(self, size: int, arrived: bool) -> None:
         if self._pmtud is not None:
+            self._transmit_due = True
             if arrived:
                 self._pmtud.probe_acked(size, self.now())
             else:
@@ -362,6 +373,7 @@ class Http3Connection:
     def accept(self, stream_id: int, handler: TunnelHandler, headers: Headers) -> Http3Tunnel:
         """Answer a request with 200 and open its tunnel."""
         assert self._h3 is not None
+        self._transmit_due = True
         self._h3.send_headers(
             stream_id,
             [
@@ -377,6 +389,7 @@ class Http3Connection:
     ) -> None:
         """Answer a request and finish its stream; `stop` asks for no more of the request."""
         assert self._h3 is not None
+        self._transmit_due = True
         self._h3.send_headers(
             stream_id,
             [
@@ -398,8 +411,7 @@ class Http3Connection:
         assert self._h3 is not None
         if not self._ended:
             self._h3.send_data(stream_id, data, end_stream=False)
-            if not self._receiving:
-                self._transmit()
+            self._transmit()
 
     def end_stream(self, stream_id: int, error: int | None) -> None:
         """Finish a tunnel's stream, or reset both of its directions with an error code."""
@@ -411,8 +423,7 @@ class Http3Connection:
         else:
             self.quic.reset_stream(stream_id, error)
             self.quic.stop_stream(stream_id, error)
-        if not self._receiving:
-            self._transmit()
+        self._transmit()
 
     def close(self, reason: str = "") -> None:
         """Close the connection; the peer is told with CONNECTION_CLOSE."""

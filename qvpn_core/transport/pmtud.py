@@ -39,12 +39,14 @@ class PathMtuDiscovery:
         self._ceiling = ceiling
         self._restart()
 
-    def _restart(self) -> None:
+    def _restart(self, *, too_big: int | None = None) -> None:
         self.phase = Phase.SEARCHING
         self.size = BASE_PLPMTU
-        self._too_big = self._ceiling + 1  # the smallest size known or taken not to pass
+        # The smallest size known or taken not to pass.
+        self._too_big = self._ceiling + 1 if too_big is None else too_big
         self._losses: dict[int, int] = {}  # losses so far of each size being probed
         self._in_flight: set[int] = set()
+        self._confirming = False
         self._raise_at: float | None = None
 
     @property
@@ -63,13 +65,15 @@ class PathMtuDiscovery:
             self._raise_at = None
             self.phase = Phase.SEARCHING
             self._too_big = self._ceiling + 1
-        if self.phase is not Phase.SEARCHING:
-            return []
         wanted = self._candidates() - self._in_flight
         self._in_flight |= wanted
         return sorted(wanted)
 
     def _candidates(self) -> set[int]:
+        if self._confirming:
+            return {self.size}
+        if self.phase is not Phase.SEARCHING:
+            return set()
         if self._too_big == self._ceiling + 1:
             top = {self._ceiling}
             return top | {self._floor} if self.size < self._floor else top
@@ -83,6 +87,8 @@ class PathMtuDiscovery:
         self._losses.pop(size, None)
         if size >= self._too_big or self.phase is Phase.ERROR:
             return  # late news of an earlier search
+        if size == self.size:
+            self._confirming = False
         self.size = max(self.size, size)
         self._settle(now)
 
@@ -95,27 +101,28 @@ class PathMtuDiscovery:
         if self._losses[size] >= MAX_PROBES:
             self._exclude(size, now)
 
-    def probe_refused(self, size: int, now: float) -> None:
-        """The local interface does not take `size` bytes (EMSGSIZE)."""
+    def refused(self, size: int, now: float) -> None:
+        """The local interface does not take `size` bytes (EMSGSIZE), probe or not."""
         self._in_flight.discard(size)
         self._exclude(size, now)
 
-    def black_hole(self, now: float) -> None:
-        """Packets of the present size stopped arriving while small ones pass (section 4.3).
+    def suspect(self) -> None:
+        """Packets of the present size are lost while small ones pass (RFC 8899 section 4.3).
 
-        Starts again below the present size; the result may be the same size.
+        The size is proven again before anything changes, for a full queue looks the same and a
+        lower MTU is remembered by every inner connection for minutes.
         """
-        del now
-        if self.phase is Phase.ERROR:
-            return
-        self._restart()
+        if self.phase is not Phase.ERROR and self.size > BASE_PLPMTU:
+            self._confirming = True
 
     def _exclude(self, size: int, now: float) -> None:
         self._losses.pop(size, None)
         if size <= self.size:
-            return
-        self._too_big = min(self._too_big, size)
-        if size <= self._floor:
+            if size > BASE_PLPMTU:
+                self._restart(too_big=size)
+        else:
+            self._too_big = min(self._too_big, size)
+        if self._too_big <= self._floor:
             self.phase = Phase.ERROR
         else:
             self._settle(now)

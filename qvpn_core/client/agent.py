@@ -1,0 +1,238 @@
+"""The process behind ``qvpn up``: one tunnel, its control socket, its signals, its end.
+
+One per runtime directory, held by a lock that dies with the process. ``qvpn up`` starts it detached
+through `start_detached` and hears one line from it: connected, or why not; ``--foreground`` calls
+`run` in its own process. It parses no command line and prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+
+from qvpn_core.client import control, instance, paths, profiles
+from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.states import State
+from qvpn_core.client.status import Status
+from qvpn_core.client.tunnel import Change, Tunnel
+from qvpn_core.errors import QvpnError, UsageError
+
+log = logging.getLogger("qvpn")
+
+_LOG_BYTES = 256 << 10
+#: A gateway that does not hear our close, and a kernel that is slow to undo, together.
+_STOP_SECONDS = 15.0
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What a detached agent is told on its standard input."""
+
+    profile: str
+    mode: RouteMode
+    destinations: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+    def policy(self) -> RoutePolicy:
+        """The route policy. Raises UsageError."""
+        return profiles.route_policy(
+            self.mode,
+            profiles.parse_networks(self.destinations),
+            profiles.parse_networks(self.excluded),
+        )
+
+
+_first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
+
+
+async def run(
+    name: str, policy: RoutePolicy, on_change: Callable[[Tunnel, Change], None] | None = None
+) -> None:
+    """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
+
+    When it returns or raises, the network is as it was before. Raises the QvpnError with which the
+    tunnel failed, and UsageError when another agent runs.
+    """
+    tunnel = Tunnel(profiles.load(name), policy)
+    over = asyncio.Event()
+    tunnel.subscribe(lambda change: _log_change(tunnel, change))
+    if on_change is not None:
+        tunnel.subscribe(lambda change: on_change(tunnel, change))
+    with instance.single_instance():
+        instance.forget_failure()
+        async with control.serve(lambda request: _answer(request, tunnel, over)):
+            with _signals(tunnel.disconnect):
+                try:
+                    await tunnel.run()
+                except QvpnError:
+                    instance.keep_failure(tunnel.status())
+                    raise
+                finally:
+                    over.set()
+
+
+async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
+    match request:
+        case control.StatusRequest():
+            return control.StatusReply(tunnel.status())
+        case control.DownRequest(profile=profile):
+            if profile is not None and profile != tunnel.profile.name:
+                raise UsageError(
+                    f"profile {profile!r} is not up, {tunnel.profile.name!r} is",
+                    f"qvpn down {tunnel.profile.name}",
+                )
+            tunnel.disconnect()
+            await over.wait()
+            return control.Done()
+        case control.ExplainRequest(destination=destination):
+            try:
+                explanation = tunnel.explain(ip_address(destination))
+            except ValueError:
+                raise UsageError(f"{destination!r} is not an address") from None
+            if explanation is None:
+                return control.ExplainReply("direct", "", "no tunnel is up")
+            return control.ExplainReply(
+                explanation.way, str(explanation.rule or ""), explanation.words
+            )
+
+
+def start_detached(launch: Launch) -> Status:
+    """Start an agent that outlives us and wait until it is connected.
+
+    Raises the agent's QvpnError. On KeyboardInterrupt the agent is ended and has undone everything
+    when the exception goes on.
+    """
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        process = subprocess.Popen(
+            # -P: never import from whatever directory root happens to stand in.
+            [sys.executable, "-P", "-m", "qvpn_core.client.agent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process.stdin as stdin, suppress(BrokenPipeError):
+            stdin.write(msgspec.json.encode(launch))
+        line = process.stdout.readline()
+    except BaseException:
+        if process is not None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+        raise
+    try:
+        word: control.StatusReply | control.Refusal = _first_word.decode(line)
+    except msgspec.MsgspecError:
+        process.wait()
+        raise QvpnError("the qvpn process ended without a word", f"see {_log_file()}") from None
+    if isinstance(word, control.Refusal):
+        process.wait()
+        raise _refused(word)
+    return word.status
+
+
+def _refused(word: control.Refusal) -> QvpnError:
+    error = UsageError if word.reason == UsageError.reason else QvpnError
+    return error(word.what, word.hint)
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _log_file() -> Path:
+    return paths.state_dir() / "agent.log"
+
+
+def _log_change(tunnel: Tunnel, change: Change) -> None:
+    before, after = change.transition.before, change.state
+    if change.error is not None:
+        log.warning("%s: %s", after, change.error)
+    elif after is State.CONNECTED and before is not State.CONNECTED:
+        log.info("connected to %s as %s", tunnel.profile.gateway, ", ".join(tunnel.addresses))
+    elif after is not before:
+        log.info("%s", after)
+
+
+class _FirstWord:
+    """The one line that a detached agent says to who started it; later ones go nowhere."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def say(self, word: control.StatusReply | control.Refusal) -> None:
+        if self._said:
+            return
+        self._said = True
+        with suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), msgspec.json.encode(word) + b"\n")
+        # Whoever reads our output to its end must not wait for as long as the tunnel lives.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+    def on_change(self, tunnel: Tunnel, change: Change) -> None:
+        if change.state is State.CONNECTED:
+            self.say(control.StatusReply(tunnel.status()))
+
+
+def _log_to_file() -> None:
+    try:
+        paths.make_private(_log_file().parent)
+        handler: logging.Handler = logging.handlers.RotatingFileHandler(
+            _log_file(), maxBytes=_LOG_BYTES, backupCount=1
+        )
+    except OSError:
+        handler = logging.NullHandler()  # no log is no reason to have no tunnel
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def main() -> int:
+    """The detached agent's entry: a Launch on standard input, one reply line on standard output."""
+    os.umask(0o077)
+    first_word = _FirstWord()
+    _log_to_file()
+    try:
+        launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
+        asyncio.run(run(launch.profile, launch.policy(), first_word.on_change))
+    except QvpnError as error:
+        first_word.say(control.refusal(error))
+        return 1
+    except Exception as defect:
+        log.exception("the agent ended by a defect")
+        first_word.say(
+            control.Refusal("internal", f"qvpn has a defect: {defect!r}", str(_log_file()))
+        )
+        return 1
+    # Unheard, unless it ended before it was up.
+    first_word.say(control.Refusal("interrupted", "it was ended before it was connected"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

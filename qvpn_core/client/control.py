@@ -1,0 +1,196 @@
+"""The control socket between a running agent and whoever asks it: messages, server, client.
+
+One unix stream socket in the runtime directory, mode 0600; one JSON document per line, a request
+answered by a reply, in order. Messages are a closed set and carry no secrets; only the socket's
+owner and root can connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from qvpn_core.client import paths
+from qvpn_core.client.status import Status
+from qvpn_core.errors import PermissionMissing, QvpnError
+
+_MAX_LINE = 64 << 10  # bytes
+_MAX_CLIENTS = 16
+_IDLE = 30.0  # seconds that a client may stay silent
+_SUN_PATH = 107  # bytes of a path that fit sockaddr_un beside its NUL, unix(7)
+
+
+class StatusRequest(msgspec.Struct, frozen=True, tag="status", tag_field="command"):
+    """Answered by StatusReply."""
+
+
+class DownRequest(msgspec.Struct, frozen=True, tag="down", tag_field="command"):
+    """End the tunnel; answered by Done when nothing of it is left."""
+
+    #: Only when this profile is the one connected; null for any.
+    profile: str | None = None
+
+
+class ExplainRequest(msgspec.Struct, frozen=True, tag="explain", tag_field="command"):
+    """Answered by ExplainReply."""
+
+    #: An IPv4 or IPv6 address.
+    destination: str
+
+
+class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="reply"):
+    """What the tunnel does."""
+
+    status: Status
+
+
+class ExplainReply(msgspec.Struct, frozen=True, tag="explain", tag_field="reply"):
+    """Which way packets to the destination go, why, and the rule that says so."""
+
+    way: str
+    rule: str
+    words: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", tag_field="reply"):
+    """It is done."""
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
+    """The request failed; the fields of a QvpnError."""
+
+    reason: str
+    what: str
+    hint: str = ""
+
+
+Request = StatusRequest | DownRequest | ExplainRequest
+Reply = StatusReply | ExplainReply | Done | Refusal
+Answer = Callable[[Request], Awaitable[Reply]]
+
+_requests = msgspec.json.Decoder(Request)
+_replies = msgspec.json.Decoder(Reply)
+
+
+class RefusedByAgent(QvpnError):
+    """The running agent refused a request; carries its words."""
+
+    reason = "agent"
+
+
+class AgentSilent(QvpnError):
+    """Something holds the control socket but does not answer."""
+
+    reason = "agent-silent"
+
+
+def refusal(error: QvpnError) -> Refusal:
+    """An error as a reply."""
+    return Refusal(error.reason, error.what, error.hint)
+
+
+def socket_path() -> Path:
+    """Where the agent of this user listens."""
+    return paths.runtime_dir() / "agent.sock"
+
+
+@asynccontextmanager
+async def serve(answer: Answer) -> AsyncIterator[None]:
+    """Answer requests while the block runs; those still pending at its end are answered first.
+
+    The caller holds the instance lock, so a socket that lies there is a dead agent's. Raises
+    QvpnError when the path is too long for a socket, OSError from bind.
+    """
+    path = _usable(socket_path())
+    path.unlink(missing_ok=True)
+    clients: set[asyncio.Task[None]] = set()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(clients) >= _MAX_CLIENTS:
+            writer.close()
+            return
+        clients.add(task)
+        try:
+            await _converse(reader, writer, answer)
+        finally:
+            clients.discard(task)
+            writer.close()
+
+    mask = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(client, path, limit=_MAX_LINE)
+    finally:
+        os.umask(mask)
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+        if clients:
+            # A `down` that waits for the end gets its answer; idle connections are cut.
+            _done, idle = await asyncio.wait(clients, timeout=0.2)
+            for task in idle:
+                task.cancel()
+            if idle:
+                await asyncio.wait(idle)
+
+
+async def _converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer
+) -> None:
+    with suppress(ConnectionError, TimeoutError, asyncio.LimitOverrunError, ValueError):
+        while line := await asyncio.wait_for(reader.readline(), _IDLE):
+            try:
+                reply = await answer(_requests.decode(line))
+            except msgspec.MsgspecError as error:
+                reply = Refusal("usage", f"not a request: {error}")
+            except QvpnError as error:
+                reply = refusal(error)
+            writer.write(msgspec.json.encode(reply) + b"\n")
+            await writer.drain()
+
+
+def ask(request: Request, *, timeout: float = 15.0) -> Reply | None:
+    """Ask the running agent; None when none runs. Blocks up to `timeout` seconds.
+
+    Raises RefusedByAgent with the agent's words, AgentSilent, and PermissionMissing.
+    """
+    path = _usable(socket_path())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except PermissionError:
+            raise PermissionMissing(f"{path} belongs to another user", "use sudo") from None
+        try:
+            sock.sendall(msgspec.json.encode(request) + b"\n")
+            with sock.makefile("rb") as file:
+                line = file.readline(_MAX_LINE)
+        except OSError as error:
+            raise AgentSilent(f"the running qvpn does not answer ({error})", _KILL) from None
+    try:
+        reply: Reply = _replies.decode(line)
+    except msgspec.MsgspecError:
+        raise AgentSilent("the running qvpn gave no sensible answer", _KILL) from None
+    if isinstance(reply, Refusal):
+        raise RefusedByAgent(reply.what, reply.hint)
+    return reply
+
+
+_KILL = "end that process; the network is put back when it dies"
+
+
+def _usable(path: Path) -> Path:
+    if len(os.fsencode(path)) > _SUN_PATH:
+        raise QvpnError(f"{path} is too long for a socket", "set QVPN_RUNTIME_DIR to a shorter one")
+    return path

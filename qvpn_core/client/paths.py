@@ -1,0 +1,50 @@
+"""Where the client keeps its files. It only names directories; whoever writes creates them.
+
+`QVPN_CONFIG_DIR`, `QVPN_STATE_DIR` and `QVPN_RUNTIME_DIR` win. Otherwise a user has the directories
+of the XDG Base Directory Specification, and root has those of the system: `/etc/qvpn`,
+`/var/lib/qvpn`, `/run/qvpn`. Root ignores `XDG_*` and `HOME` on purpose: `su` and some set-ups of
+`sudo` pass on the user's, and root must not leave files of its own in a user's directories.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def config_dir() -> Path:
+    """Profiles."""
+    return _directory("QVPN_CONFIG_DIR", "XDG_CONFIG_HOME", "~/.config", Path("/etc/qvpn"))
+
+
+def state_dir() -> Path:
+    """What survives a reboot but is not configuration: the log."""
+    return _directory("QVPN_STATE_DIR", "XDG_STATE_HOME", "~/.local/state", Path("/var/lib/qvpn"))
+
+
+def runtime_dir() -> Path:
+    """What ends with the session: the control socket and the lock."""
+    return _directory(
+        "QVPN_RUNTIME_DIR",
+        "XDG_RUNTIME_DIR",
+        # Without a login session there is no runtime directory; the state directory is private too.
+        "~/.local/state",
+        Path("/run/qvpn"),
+    )
+
+
+def make_private(directory: Path) -> Path:
+    """Create `directory` for its owner only (0700), unless it exists. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def _directory(override: str, xdg: str, default: str, system: Path) -> Path:
+    if value := os.environ.get(override):
+        return Path(value).absolute()
+    if os.geteuid() == 0:
+        return system
+    base = os.environ.get(xdg, "")
+    # Relative values are invalid and ignored (XDG Base Directory Specification, basics).
+    root = Path(base) if os.path.isabs(base) else Path(default).expanduser()
+    return root / "qvpn"

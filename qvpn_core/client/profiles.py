@@ -1,0 +1,342 @@
+"""Profiles: what a client stores about one gateway, one TOML file each.
+
+`CONFIG/profiles/NAME.toml`, mode 0600 because it holds the credential, replaced atomically. Values
+are checked when they come in, from a command line or from a file that someone edited; a profile in
+memory is valid. It does no networking and does not look into `ca_file`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from qvpn_core.client import paths
+from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
+from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand, split_template
+from qvpn_core.net.plan import Network
+from qvpn_core.transport.trust import Trust, parse_pin
+
+DEFAULT_PORT = 443
+PUBLIC_TRUST = Trust()
+ALL_ROUTES = RoutePolicy()
+TransportChoice = Literal["auto", "quic", "tls"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_SUFFIX = ".toml"
+_MAX_FILE = 64 << 10  # bytes; a larger one is not ours
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One gateway, how to trust it, how to be known to it, and what to send through it."""
+
+    name: str
+    host: str
+    port: int
+    token: str = field(repr=False)
+    trust: Trust = PUBLIC_TRUST
+    #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
+    template: str = DEFAULT_TEMPLATE
+    policy: RoutePolicy = ALL_ROUTES
+    transport: TransportChoice = "auto"
+
+    @property
+    def gateway(self) -> str:
+        """HOST:PORT as an authority (RFC 3986 section 3.2), the port left out when it is 443."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORT else f"{host}:{self.port}"
+
+    @property
+    def resource(self) -> tuple[str, str]:
+        """Authority and path of the request for everything that the gateway carries."""
+        authority, path = _split(self.template)
+        return authority or self.gateway, expand(path)
+
+
+class _Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    host: str
+    port: int = DEFAULT_PORT
+    template: str = DEFAULT_TEMPLATE
+    transport: TransportChoice = "auto"
+
+
+class _Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pins: tuple[str, ...] = ()
+    ca_file: str | None = None
+
+
+class _Credential(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    token: str
+
+
+class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    mode: RouteMode = "all"
+    destinations: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    gateway: _Gateway
+    credential: _Credential
+    trust: _Trust = _Trust()
+    routes: _Routes = _Routes()
+
+
+def make_profile(
+    name: str,
+    gateway: str,
+    token: str,
+    *,
+    pins: Iterable[str] = (),
+    ca_file: str | None = None,
+    template: str = DEFAULT_TEMPLATE,
+) -> Profile:
+    """Build a profile from what a person typed; `gateway` is HOST[:PORT]. Raises UsageError."""
+    host, port = parse_gateway(gateway)
+    return _checked(
+        name,
+        _File(
+            gateway=_Gateway(host=host, port=port, template=template),
+            credential=_Credential(token=token),
+            trust=_Trust(pins=tuple(pins), ca_file=os.path.abspath(ca_file) if ca_file else None),
+        ),
+    )
+
+
+def check_name(name: str) -> str:
+    """A profile's name is a file's name: no separators, no leading dot. Raises UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a profile",
+            "use letters, digits, '.', '_' and '-', at most 63, starting with a letter or digit",
+        )
+    return name
+
+
+def parse_gateway(text: str) -> tuple[str, int]:
+    """Split HOST[:PORT], [IPV6]:PORT or a bare IPv6 address. Raises UsageError."""
+    try:
+        return str(ip_address(text)), DEFAULT_PORT
+    except ValueError:
+        pass
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.netloc != text or "@" in text or text.endswith(":"):
+        raise UsageError(f"{text!r} is not a gateway", "give HOST, HOST:PORT or [IPV6]:PORT")
+    return host, DEFAULT_PORT if port is None else port
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Read CIDR prefixes; a bare address is a host route. Raises UsageError."""
+    networks: list[Network] = []
+    for text in texts:
+        try:
+            networks.append(ip_network(text))
+        except ValueError as error:
+            hint = f"did you mean {_widened(text)}" if "host bits" in str(error) else ""
+            raise UsageError(
+                f"{text!r} is not a network", hint or "write it as 192.0.2.0/24 or 2001:db8::/32"
+            ) from None
+    return tuple(networks)
+
+
+def load(name: str) -> Profile:
+    """Read a profile. Raises UsageError (unknown, damaged) and PermissionMissing."""
+    path = _path(name)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except FileNotFoundError:
+        raise UsageError(f"no profile {name!r} in {path.parent}", _known_profiles()) from None
+    except PermissionError:
+        raise PermissionMissing(
+            f"profile {name!r} cannot be read", f"{path} belongs to another user"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"profile {name!r} cannot be read", f"{path}: {error.strerror}") from None
+    try:
+        if len(data) > _MAX_FILE:
+            raise ValueError("the file is too large")
+        file_ = msgspec.convert(tomllib.loads(data.decode()), _File)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UsageError(f"profile {name!r} is damaged", f"{path}: {error}") from None
+    try:
+        return _checked(name, file_)
+    except UsageError as error:
+        raise UsageError(f"profile {name!r} is damaged", f"{path}: {error}") from None
+
+
+def save(profile: Profile, *, replace: bool = False) -> Path:
+    """Write a profile, whole or not at all. Raises UsageError (exists) and QvpnError (disk)."""
+    path = _path(profile.name)
+    if not replace and path.exists():
+        raise UsageError(
+            f"profile {profile.name!r} exists",
+            f"remove it first: qvpn profile remove {profile.name}",
+        )
+    text = _toml(_to_file(profile))
+    try:
+        directory = paths.make_private(path.parent)
+        descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")  # mode 0600
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def remove(name: str) -> None:
+    """Delete a profile. Raises UsageError when there is none."""
+    path = _path(name)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise UsageError(f"no profile {name!r} in {path.parent}", _known_profiles()) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def names() -> list[str]:
+    """The stored profiles in alphabetical order, readable or not."""
+    try:
+        entries = os.listdir(_directory())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PermissionMissing(
+            "the profiles cannot be listed", f"{_directory()}: {error.strerror}"
+        ) from error
+    stems = (entry.removesuffix(_SUFFIX) for entry in entries if entry.endswith(_SUFFIX))
+    return sorted(stem for stem in stems if _NAME.fullmatch(stem))
+
+
+def route_policy(
+    mode: RouteMode, destinations: Iterable[Network], excluded: Iterable[Network]
+) -> RoutePolicy:
+    """A route policy from its parts; the mode follows when there is something to exclude."""
+    excluded = tuple(excluded)
+    if mode == "all" and excluded:
+        mode = "all-except"
+    return RoutePolicy(mode, tuple(destinations), excluded)
+
+
+def _checked(name: str, file: _File) -> Profile:
+    gateway, trust = file.gateway, file.trust
+    if not (_HOST.fullmatch(gateway.host) or _is_address(gateway.host)):
+        raise UsageError(f"{gateway.host!r} is not a host name or address")
+    if not 0 < gateway.port < 65536:
+        raise UsageError(f"port {gateway.port} does not exist", "ports are 1 to 65535")
+    if not _TOKEN.fullmatch(file.credential.token):
+        raise UsageError(
+            "the token has characters that no token has", "copy it again from qvpn-server token"
+        )
+    try:
+        pins = tuple(parse_pin(pin) for pin in trust.pins)
+    except ValueError:
+        raise UsageError(
+            "the pin is not one", "it looks like sha256/BASE64, as qvpn-server init prints it"
+        ) from None
+    if pins and trust.ca_file:
+        raise UsageError("a pin and a CA file exclude each other", "keep one of them")
+    expand(_split(gateway.template)[1])  # raises UsageError
+    routes = file.routes
+    return Profile(
+        name=check_name(name),
+        host=gateway.host,
+        port=gateway.port,
+        token=file.credential.token,
+        trust=Trust(pins=pins, ca_file=trust.ca_file),
+        template=gateway.template,
+        policy=route_policy(
+            routes.mode, parse_networks(routes.destinations), parse_networks(routes.excluded)
+        ),
+        transport=gateway.transport,
+    )
+
+
+def _to_file(profile: Profile) -> _File:
+    policy = profile.policy
+    return _File(
+        gateway=_Gateway(
+            host=profile.host,
+            port=profile.port,
+            template=profile.template,
+            transport=profile.transport,
+        ),
+        credential=_Credential(token=profile.token),
+        trust=_Trust(pins=profile.trust.pins, ca_file=profile.trust.ca_file),
+        routes=_Routes(
+            mode=policy.mode,
+            destinations=tuple(map(str, policy.destinations)),
+            excluded=tuple(map(str, policy.excluded)),
+        ),
+    )
+
+
+def _toml(file: _File) -> str:
+    """The file as TOML. JSON's strings, numbers and arrays are also TOML's."""
+    lines: list[str] = []
+    for section, values in msgspec.to_builtins(file).items():
+        lines += [f"[{section}]"]
+        lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _split(template: str) -> tuple[str, str]:
+    """Authority ("" for a template that is only a path) and path."""
+    return ("", template) if template.startswith("/") else split_template(template)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _widened(text: str) -> str:
+    return str(ip_network(text, strict=False))
+
+
+def _directory() -> Path:
+    return paths.config_dir() / "profiles"
+
+
+def _path(name: str) -> Path:
+    return _directory() / (check_name(name) + _SUFFIX)
+
+
+def _known_profiles() -> str:
+    known = names()
+    return f"there is {', '.join(known)}" if known else "add one: qvpn profile add --help"
+
+
+def _unwritable(path: Path, error: OSError) -> QvpnError:
+    if isinstance(error, PermissionError):
+        return PermissionMissing(f"{path} cannot be written", "it belongs to another user")
+    return QvpnError(f"{path} cannot be written", error.strerror or "the disk refuses")

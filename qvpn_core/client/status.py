@@ -1,0 +1,44 @@
+"""What the client says about itself: the fields of ``qvpn status --json``.
+
+A value that programs read: fields may be added, these stay. It holds no secrets.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from qvpn_core.client.states import State
+from qvpn_core.transport.interface import TransportName
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The tunnel at one moment. Everything below `profile` is null or empty without a session."""
+
+    state: State = State.DISCONNECTED
+    profile: str | None = None
+    transport: TransportName | None = None
+    datapath: str | None = None
+    #: The TUN device's name.
+    interface: str | None = None
+    #: HOST:PORT from the profile.
+    gateway: str | None = None
+    #: Assigned addresses with their prefix lengths.
+    addresses: tuple[str, ...] = ()
+    #: Prefixes that go into the tunnel.
+    routes: tuple[str, ...] = ()
+    #: Name servers that the gateway assigned.
+    dns: tuple[str, ...] = ()
+    #: The largest IP packet in bytes that the tunnel takes now.
+    mtu: int | None = None
+    rtt_ms: float | None = None
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    tx_packets: int = 0
+    rx_packets: int = 0
+    #: Packets dropped in this session, by reason.
+    drops: dict[str, int] = {}
+    #: When this state began (RFC 3339, UTC); null when nothing ever ran.
+    since: str | None = None
+    #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
+    reason: str | None = None
+    error: str | None = None

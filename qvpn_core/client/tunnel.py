@@ -1,0 +1,188 @@
+"""One tunnel from the user's wish for it to its end: does what the state machine says.
+
+Runs sessions one after the other, waits between them, and keeps the network in place across a loss.
+It prints nothing and knows neither sockets nor kernels; those are in `session.py` and
+`attachment.py`. The agent and the app drive it by `run`, `disconnect`, `network_up` and watch it by
+`subscribe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.planner import Explanation, RoutePolicy, explain
+from qvpn_core.client.profiles import Profile
+from qvpn_core.client.session import Session
+from qvpn_core.client.states import Action, Event, Machine, State, Transition
+from qvpn_core.client.status import Status
+from qvpn_core.errors import QvpnError
+from qvpn_core.net.plan import IPAddress
+
+log = logging.getLogger("qvpn.tunnel")
+
+_OVER = frozenset({State.DISCONNECTED, State.FAILED})
+
+
+class InternalError(QvpnError):
+    """A defect of ours ended the session; the log has the traceback."""
+
+    reason = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A step that listeners are told; `error` is what led there, if one did."""
+
+    transition: Transition
+    error: QvpnError | None
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+        return self.transition.after
+
+
+class Tunnel:
+    """A tunnel to one gateway. All calls on the event loop that runs `run`."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        policy: RoutePolicy,
+        *,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.profile = profile
+        self.policy = policy
+        #: Why the tunnel is not connected, in every state that an error led to.
+        self.error: QvpnError | None = None
+        self.since = datetime.now(UTC)
+        self._machine = Machine(random)
+        self._attachment = Attachment()
+        self._actions: asyncio.Queue[Action] = asyncio.Queue(maxsize=16)
+        self._listeners: list[Callable[[Change], None]] = []
+        self._attempt: asyncio.Task[None] | None = None
+        self._session: Session | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> State:
+        """The machine's state."""
+        return self._machine.state
+
+    def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `listener` after every event, also one that keeps the state. Returns the undo."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def run(self) -> None:
+        """Connect and stay until the tunnel is disconnected and the network as it was before.
+
+        Raises the QvpnError with which the tunnel failed. Cancelling undoes everything too.
+        """
+        self._feed(Event.CONNECT)
+        try:
+            while self.state not in _OVER or not self._actions.empty():
+                await self._perform(await self._actions.get())
+        finally:
+            await self._close()
+        if self.state is State.FAILED:
+            assert self.error is not None
+            raise self.error
+
+    def disconnect(self) -> None:
+        """End the tunnel; `run` returns when nothing of it is left. Idempotent."""
+        self._feed(Event.DISCONNECT)
+
+    def network_up(self) -> None:
+        """A network came up: a pause between two attempts ends now."""
+        self._feed(Event.NETWORK_UP)
+
+    def status(self) -> Status:
+        """A snapshot for people and programs."""
+        return msgspec.structs.replace(
+            self._session.snapshot() if self._session else Status(),
+            state=self.state,
+            profile=self.profile.name,
+            gateway=self.profile.gateway,
+            since=self.since.isoformat(timespec="seconds"),
+            reason=self.error.reason if self.error else None,
+            error=str(self.error) if self.error else None,
+        )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The tunnel's own addresses, without their prefix lengths."""
+        plan = self._attachment.plan
+        return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
+
+    def explain(self, destination: IPAddress) -> Explanation | None:
+        """Which way packets to `destination` go; None while no routes of ours are in place."""
+        plan = self._attachment.plan
+        return None if plan is None else explain(plan, destination)
+
+    def _feed(self, event: Event, error: QvpnError | None = None) -> None:
+        now = asyncio.get_running_loop().time()
+        transition = self._machine.handle(event, now)
+        if error is not None or transition.after is State.CONNECTED:
+            self.error = error
+        if transition.after is not transition.before:
+            self.since = datetime.now(UTC)
+        for action in transition.actions:
+            self._actions.put_nowait(action)
+        self._set_timer()
+        for listener in tuple(self._listeners):
+            listener(Change(transition, error))
+
+    def _set_timer(self) -> None:
+        self._cancel_timer()
+        if (due := self._machine.retry_at) is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(due, self._feed, Event.RETRY_DUE)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _perform(self, action: Action) -> None:
+        match action:
+            case Action.START:
+                if self._attempt is None:
+                    self._attempt = asyncio.create_task(self._run_session(), name="qvpn session")
+            case Action.CLOSE:
+                await self._close()
+                self._feed(Event.CLOSED)
+            case Action.RELEASE:
+                await self._attachment.release()
+
+    async def _run_session(self) -> None:
+        session = self._session = Session(
+            self.profile, self.policy, self._attachment, on_up=lambda: self._feed(Event.SESSION_UP)
+        )
+        try:
+            await session.run()
+        except QvpnError as error:
+            ended = error
+        except Exception as defect:
+            log.exception("the session ended by a defect")
+            ended = InternalError(f"qvpn has a defect: {defect!r}", "please report it")
+        finally:
+            self._attempt = self._session = None
+        self._feed(Event.SESSION_LOST if ended.transient else Event.SESSION_REJECTED, ended)
+
+    async def _close(self) -> None:
+        self._cancel_timer()
+        if (attempt := self._attempt) is not None:
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            self._attempt = None  # its own clean-up does not run when it never started
+        await self._attachment.release()

@@ -1,0 +1,174 @@
+"""Addresses, routes and rules by rtnetlink (linux/rtnetlink.h, linux/fib_rules.h) with pyroute2.
+
+`Kernel` is synchronous and belongs to one thread; see :mod:`qvpn_core.net.worker`. It touches the
+device it is given, and routes and rules that carry our numbers (:mod:`qvpn_core.net.names`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
+from qvpn_core.net.names import FWMARK, PROTOCOL, RULE_PRIORITY, TABLE
+from qvpn_core.net.plan import Interface, Network, Route
+from qvpn_core.net.worker import in_thread
+
+VERSIONS: Final = (4, 6)
+_FAMILY: Final[dict[int, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FIB_RULE_INVERT: Final = 0x2
+_IFA_F_NODAD: Final = 0x02
+_IFA_F_NOPREFIXROUTE: Final = 0x200
+#: More rules of ours than anybody could have left behind.
+_MAX_RULES: Final = 64
+#: What the kernel says when the thing to delete, its table, device or address family is not there.
+_ABSENT: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.ESRCH,
+        errno.ENODEV,
+        errno.EADDRNOTAVAIL,
+        errno.EAFNOSUPPORT,
+        errno.EOPNOTSUPP,
+    }
+)
+
+
+class Kernel:
+    """A netlink socket with our verbs, which raise NetworkSetupFailed or PermissionMissing."""
+
+    def __init__(self) -> None:
+        self._netlink: Any = IPRoute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._netlink.close()
+
+    def add_address(self, index: int, address: Interface) -> None:
+        """Give the device an address, usable at once; a wider prefix also gets its route."""
+        host = address.network.num_addresses == 1
+        with _doing(f"add the address {address}"):
+            self._netlink.addr(
+                "replace",
+                index=index,
+                family=_FAMILY[address.version],
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                flags=_IFA_F_NODAD | (_IFA_F_NOPREFIXROUTE if host else 0),
+            )
+
+    def remove_address(self, index: int, address: Interface) -> None:
+        """Take an address away; fine when it or the device is gone."""
+        with _doing(f"remove the address {address}", absent_is_fine=True):
+            self._netlink.addr(
+                "del",
+                index=index,
+                family=_FAMILY[address.version],
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+            )
+
+    def set_up(self, index: int) -> None:
+        """Bring the device up."""
+        with _doing("bring the TUN up"):
+            self._netlink.link("set", index=index, state="up")
+
+    def put_route(self, index: int, route: Route) -> None:
+        """Add an entry to our table, or replace the one for the same prefix."""
+        with _doing(f"add the {route.kind} route to {route.prefix}"):
+            if route.kind == "tunnel":
+                scope = "link" if route.prefix.version == 4 else "universe"
+                way: dict[str, Any] = {"type": "unicast", "oif": index, "scope": scope}
+            else:
+                way = {"type": route.kind}
+            self._netlink.route("replace", **_entry(route.prefix), **way)
+
+    def delete_route(self, prefix: Network) -> None:
+        """Delete our table's entry for `prefix`; fine when there is none."""
+        with _doing(f"delete the route to {prefix}", absent_is_fine=True):
+            self._netlink.route("del", scope="nowhere", **_entry(prefix))  # of whatever scope
+
+    def flush_routes(self, version: int) -> None:
+        """Delete every route of ours from our table."""
+        with _doing("delete our routes", absent_is_fine=True):
+            self._netlink.flush_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+
+    def add_rule(self, version: int) -> None:
+        """Send unmarked traffic to our table first; fine when the rule exists."""
+        try:
+            with _doing(f"add the IPv{version} routing rule"):
+                self._netlink.rule("add", **_rule(version))
+        except NetworkSetupFailed as error:
+            if _errno(error) != errno.EEXIST:
+                raise
+
+    def remove_rules(self, version: int) -> None:
+        """Remove our rule, however often it is there."""
+        with _doing(f"remove the IPv{version} routing rule", absent_is_fine=True):
+            for _ in range(_MAX_RULES):
+                self._netlink.rule("del", **_rule(version))
+
+
+async def bring_up(index: int, addresses: Sequence[Interface]) -> None:
+    """Give a device its addresses and bring it up (the gateway's side of a TUN).
+
+    Their prefixes become connected routes, as with ``ip address add``.
+    """
+
+    def change() -> None:
+        with Kernel() as kernel:
+            for address in addresses:
+                kernel.add_address(index, address)
+            kernel.set_up(index)
+
+    await in_thread(change)
+
+
+def _entry(prefix: Network) -> dict[str, Any]:
+    family = _FAMILY[prefix.version]
+    return {"family": family, "dst": str(prefix), "table": TABLE, "proto": PROTOCOL}
+
+
+def _rule(version: int) -> dict[str, Any]:
+    return {
+        "family": _FAMILY[version],
+        "priority": RULE_PRIORITY,
+        "table": TABLE,
+        "fwmark": FWMARK,
+        "flags": _FIB_RULE_INVERT,
+        "protocol": PROTOCOL,
+    }
+
+
+@contextmanager
+def _doing(what: str, *, absent_is_fine: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if absent_is_fine and error.code in _ABSENT:
+            return
+        if error.code in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+            raise PermissionMissing(
+                "only root may change the network", "run it with sudo"
+            ) from error
+        raise NetworkSetupFailed(f"cannot {what} ({os.strerror(error.code)})") from error
+
+
+def _errno(error: NetworkSetupFailed) -> int | None:
+    cause = error.__cause__
+    return cause.code if isinstance(cause, NetlinkError) else None

@@ -1,0 +1,43 @@
+"""Run nft(8): one script is one transaction, all of it or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Final
+
+from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
+
+#: Not the caller's PATH: this runs as root, and sbin is missing from some.
+SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+_TIMEOUT: Final = 20.0
+
+
+def delete_table(family: str, name: str) -> str:
+    """Lines that delete a table whether or not it exists (nft before 1.0.7 has no destroy)."""
+    return f"table {family} {name}\ndelete table {family} {name}\n"
+
+
+def run(script: str) -> None:
+    """Apply `script`. Raises NetworkSetupFailed, or PermissionMissing without CAP_NET_ADMIN."""
+    nft = shutil.which("nft", path=SYSTEM_PATH)
+    if nft is None:
+        raise NetworkSetupFailed("nft is missing", "install the package nftables")
+    try:
+        done = subprocess.run(
+            [nft, "-f", "-"],
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+            env={"PATH": SYSTEM_PATH, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NetworkSetupFailed("nft did not answer", "is another program holding it?") from error
+    if done.returncode == 0:
+        return
+    reason = next(iter(done.stderr.splitlines()), f"status {done.returncode}")
+    if "Operation not permitted" in reason:
+        raise PermissionMissing("only root may change the firewall", "run it with sudo")
+    raise NetworkSetupFailed(f"nft refused our rules ({reason})", "does this kernel have nftables?")

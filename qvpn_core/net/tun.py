@@ -1,0 +1,165 @@
+"""A TUN device: bare IP packets (IFF_TUN, IFF_NO_PI; linux/if_tun.h) in batches without waiting.
+
+The device is never persistent, so it and its routes vanish with the descriptor, however the process
+ends. It refuses to share: one process, one queue. Addresses and routes are in
+:mod:`qvpn_core.net.links`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Final, Self
+
+from qvpn_core.errors import NetworkSetupFailed, PermissionMissing, QvpnError, TunUnavailable
+
+try:
+    import pytun
+except ImportError:  # no wheel for this machine
+    pytun = None
+
+_DEVICE: Final = "/dev/net/tun"
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_SIOCSIFMTU: Final = 0x8922
+#: More than any IP packet, so that a read never cuts one short, whatever the MTU becomes.
+_READ_SIZE: Final = 65536
+
+
+class Tun:
+    """An open TUN device. Close it, or use it as a context manager."""
+
+    __slots__ = ("_fd", "_owner", "index", "name")
+
+    def __init__(self, fd: int, name: str, owner: Any = None) -> None:
+        """Take over `fd`; `owner`, where given, is the object that closes it."""
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._owner = owner
+        self.name = name
+        self.index = socket.if_nametoindex(name)
+
+    @classmethod
+    def open(cls, name: str | None, mtu: int) -> Self:
+        """Make a device of this name, or of a free one with None, for packets up to `mtu` bytes.
+
+        It is down and has no address. Raises TunUnavailable, PermissionMissing and, for an MTU that
+        the kernel refuses, NetworkSetupFailed.
+        """
+        try:
+            owner = _open_pytun(name) if pytun is not None else None
+            fd, actual = (owner.fileno(), owner.name) if owner else _open_plain(name)
+        except OSError as error:
+            raise _refusal(error, name) from error
+        tun = cls(fd, actual, owner)
+        try:
+            tun.set_mtu(mtu)
+        except BaseException:
+            tun.close()
+            raise
+        return tun
+
+    def fileno(self) -> int:
+        """The descriptor, readable when a packet waits."""
+        return self._fd
+
+    def read_batch(self, limit: int) -> list[bytes]:
+        """Up to `limit` waiting packets, in order; none when none waits.
+
+        Raises TunUnavailable when the device was deleted under us.
+        """
+        packets: list[bytes] = []
+        append, read, fd = packets.append, os.read, self._fd
+        try:
+            for _ in range(limit):
+                append(read(fd, _READ_SIZE))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if not packets:
+                raise TunUnavailable(
+                    f"the device {self.name} is gone ({os.strerror(error.errno or 0)})",
+                    "start the tunnel again",
+                ) from error
+        return packets
+
+    def write_batch(self, packets: Iterable[bytes]) -> int:
+        """Hand packets to the kernel; the number it took. A refused one does not stop the rest."""
+        written = 0
+        write, fd = os.write, self._fd
+        for packet in packets:
+            try:
+                write(fd, packet)
+            except OSError:
+                continue
+            written += 1
+        return written
+
+    def set_mtu(self, mtu: int) -> None:
+        """Change the MTU to `mtu` bytes. Below 1280 the kernel takes IPv6 away from the device."""
+        request = struct.pack("16si12x", self.name.encode(), mtu)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+                fcntl.ioctl(control, _SIOCSIFMTU, request)
+        except OSError as error:
+            raise NetworkSetupFailed(
+                f"cannot set the MTU of {self.name} to {mtu} ({os.strerror(error.errno or 0)})"
+            ) from error
+
+    def close(self) -> None:
+        """Remove the device and with it its addresses and routes. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
+        else:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open_pytun(name: str | None) -> Any:
+    return pytun.TunTapDevice(name=name or "", flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
+
+
+def _open_plain(name: str | None) -> tuple[int, str]:
+    """What python-pytun does, for machines that it has no wheel for."""
+    fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = struct.pack("16sH22x", (name or "").encode(), _IFF_TUN | _IFF_NO_PI)
+        reply = fcntl.ioctl(fd, _TUNSETIFF, request)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, reply[:16].rstrip(b"\0").decode()
+
+
+def _refusal(error: OSError, name: str | None) -> QvpnError:
+    if error.errno == errno.EBUSY:
+        return TunUnavailable(f"the device {name} is in use", "end the other tunnel first")
+    if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+        return PermissionMissing("only root may open a TUN device", "run it with sudo")
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return TunUnavailable(f"{_DEVICE} is missing", "load the driver with: modprobe tun")
+    return TunUnavailable(
+        f"{_DEVICE} refuses us ({os.strerror(error.errno or 0)})",
+        "in a container, allow the device and CAP_NET_ADMIN",
+    )
