@@ -205,7 +205,10 @@ def _profile_add(arguments: argparse.Namespace) -> int:
         template=arguments.template,
     )
     path = profiles.save(profile)
-    print(f"stored {path}; connect with: qvpn up {profile.name}")
+    if os.geteuid() == 0:
+        print(f"stored {path}; connect with: qvpn up {profile.name}")
+    else:
+        print(f"stored {path}; qvpn up needs root for now, whose profiles are others: use sudo")
     return 0
 
 
@@ -260,7 +263,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="qvpn", description="A QUIC VPN.", allow_abbrev=False)
+    parser = _Parser(
+        prog="qvpn",
+        description="A QUIC VPN.",
+        epilog="Exit status: 0 done, 1 failed, 2 it cannot be meant, 130 interrupted.",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     up = commands.add_parser("up", help="connect", allow_abbrev=False)

@@ -31,19 +31,6 @@ from qvpn_core.net.plan import (
     RouteReason,
 )
 
-__all__ = [
-    "Explanation",
-    "GatewayOffer",
-    "IPAddress",
-    "Interface",
-    "Network",
-    "RouteMode",
-    "RoutePolicy",
-    "SystemState",
-    "explain",
-    "plan_network",
-]
-
 RouteMode = Literal["all", "only", "all-except"]
 
 #: A plan never holds more routes; a gateway that advertises more is refused.

@@ -171,7 +171,7 @@ class Session:
         profile = self._profile
         authority, path = profile.resource
         return await connect(
-            self._host(),
+            profile.host,
             profile.port,
             trust=profile.trust,
             request=Request(
@@ -183,16 +183,14 @@ class Session:
                 headers=(("authorization", f"Bearer {profile.token}"),),
             ),
             handler=self._link,
+            addresses=self._known_addresses(),
             socket_factory=_marked_socket,
         )
 
-    def _host(self) -> str:
-        """The gateway's name; its known address while our routes swallow what would resolve it."""
+    def _known_addresses(self) -> tuple[str, ...]:
+        """The gateway's addresses while our routes swallow what would resolve its name."""
         plan = self._attachment.plan
-        # With authorities the name must stay, for the certificate is checked against it.
-        if plan is not None and plan.endpoints and self._profile.trust.pins:
-            return str(plan.endpoints[0][0])
-        return self._profile.host
+        return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
 
     async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
         """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""

@@ -11,7 +11,7 @@ no
 - the packet size can change while the connection lives, and padded probes of any size can be sent
   (RFC 9000 section 14.4);
 - keys are updated before the AEAD's confidentiality limit (RFC 9001 section 6.6);
-- the peer's certificate, the congestion window and the counters can be read.
+- the peer's certificate and the counters can be read.
 
 It does no I/O. tests/unit/transport/test_aioquic_contract.py fails when aioquic changes underneath.
 """
@@ -50,10 +50,19 @@ from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
 
-from qvpn_core.transport.congestion import CongestionControl
-
 # Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
 KEY_UPDATE_PACKETS = 1 << 22
+
+# Packets with datagrams that may be unacknowledged: a bound on memory when the peer falls silent,
+# above any bandwidth-delay product that Python can fill.
+MAX_UNACKNOWLEDGED = 1 << 14
+
+# Large packets lost in a row, none acknowledged between, that make it worth asking whether the path
+# became a black hole for their size (RFC 8899 section 4.3). An inner TCP that meets one sends them
+# one by one, at ever longer intervals, so few must do.
+BLACK_HOLE_LOSSES = 3
+# Bytes below the full size that still count as large; inner packets are rarely full to the byte.
+_LARGE_MARGIN = 64
 
 AEAD_TAG = 16
 PACKET_NUMBER = 2  # bytes; what aioquic sends
@@ -82,7 +91,7 @@ class TunnelConnection(QuicConnection):
     """A QUIC connection with a short way for datagrams.
 
     Received DATAGRAM payloads gather in `datagrams_received` until the owner takes them. The
-    configuration must name `CONGESTION_CONTROL` and a `max_datagram_frame_size`.
+    configuration must have a `max_datagram_frame_size`.
     """
 
     def __init__(self, *, configuration: QuicConfiguration, **arguments: Any) -> None:
@@ -92,8 +101,12 @@ class TunnelConnection(QuicConnection):
         self.control_received = False
         self.last_received = 0.0  # when the last valid packet of the short way arrived
         self._key_update_at = KEY_UPDATE_PACKETS
-        assert isinstance(self._loss._cc, CongestionControl)
-        self._counting_cc: CongestionControl = self._loss._cc
+        #: Packets of ours with datagrams that were declared lost.
+        self.packets_lost = 0
+        self._large_lost_in_a_row = 0
+        # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
+        self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
+        self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
 
     # What the owner may read
 
@@ -111,11 +124,6 @@ class TunnelConnection(QuicConnection):
     def rtt(self) -> float:
         """Smoothed round-trip time in seconds, 0.0 before a sample."""
         return self._loss._rtt_smoothed
-
-    @property
-    def packets_lost(self) -> int:
-        """Packets of ours declared lost so far."""
-        return self._counting_cc.packets_lost
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
@@ -147,7 +155,6 @@ class TunnelConnection(QuicConnection):
     @packet_size.setter
     def packet_size(self, size: int) -> None:
         self._max_datagram_size = size
-        self._counting_cc.large = size
 
     def packet_size_for(self, payload: int) -> int:
         """The UDP payload that carries one DATAGRAM frame of `payload` bytes, alone."""
@@ -162,12 +169,23 @@ class TunnelConnection(QuicConnection):
 
     @property
     def black_hole_suspected(self) -> bool:
-        """Whether only packets of the present size were lost of late."""
-        return self._counting_cc.black_hole_suspected
+        """Whether of late only packets of the largest size were lost (RFC 8899 section 4.3)."""
+        return self._large_lost_in_a_row >= BLACK_HOLE_LOSSES
 
     def reset_black_hole(self) -> None:
         """Start counting anew."""
-        self._counting_cc.reset_black_hole()
+        self._large_lost_in_a_row = 0
+
+    def _delivered(self, state: QuicDeliveryState) -> None:
+        if state is QuicDeliveryState.LOST:
+            self.packets_lost += 1
+
+    def _large_delivered(self, state: QuicDeliveryState) -> None:
+        if state is QuicDeliveryState.LOST:
+            self.packets_lost += 1
+            self._large_lost_in_a_row += 1
+        else:
+            self._large_lost_in_a_row = 0
 
     def probe(
         self, size: int, now: float, done: ProbeHandler
@@ -212,11 +230,12 @@ class TunnelConnection(QuicConnection):
     # Sending
 
     def pack_datagrams(self, pending: deque[bytes], prefix: bytes, now: float) -> Batch:
-        """Take payloads from the left of `pending` while the congestion window has room.
+        """Take payloads from the left of `pending` and make packets of them.
 
-        Each goes into a DATAGRAM frame behind `prefix`; small ones share a packet, which is as
-        large as `packet_size` at most. Every payload must fit (`max_datagram_payload` less the
-        prefix).
+        They are not congestion controlled, as RFC 9484 section 9.1 allows for what is congestion
+        controlled inside (docs/decisions/0003); `MAX_UNACKNOWLEDGED` only bounds memory. Each goes
+        into a DATAGRAM frame behind `prefix`; small ones share a packet, which is as large as
+        `packet_size` at most. Every payload must fit (`max_datagram_payload` less the prefix).
         """
         path = self._network_paths[0]
         if not pending or not self.established or not path.is_validated:
@@ -228,21 +247,20 @@ class TunnelConnection(QuicConnection):
         crypto = self._cryptos[_ONE_RTT]
         space = self._spaces[_ONE_RTT]
         loss = self._loss
-        cc = self._counting_cc
         sent_packets = space.sent_packets
         plains, payloads, payload_bytes = self._fill_packets(
-            pending, prefix, max(0, cc.congestion_window - cc.bytes_in_flight)
+            pending, prefix, MAX_UNACKNOWLEDGED - len(sent_packets)
         )
         if not plains:
             return Batch((), 0, 0)
         packets = self._seal(crypto, plains, number)
+        large = self._max_datagram_size - _LARGE_MARGIN
         for packet in packets:
-            sent = QuicSentPacket(
-                _ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(packet),
-                _NO_HANDLERS, _NO_FRAMES,
+            size = len(packet)
+            sent_packets[number] = QuicSentPacket(
+                _ONE_RTT, False, True, False, number, QuicPacketType.ONE_RTT, now, size,
+                self._large_handlers if size >= large else self._small_handlers, _NO_FRAMES,
             )  # fmt: skip
-            sent_packets[number] = sent
-            cc.bytes_in_flight += len(packet)
             number += 1
         space.ack_eliciting_in_flight += len(packets)
         loss._time_of_last_sent_ack_eliciting_packet = now
@@ -253,17 +271,16 @@ class TunnelConnection(QuicConnection):
         return Batch(packets, payloads, payload_bytes)
 
     def _fill_packets(
-        self, pending: deque[bytes], prefix: bytes, window: int
+        self, pending: deque[bytes], prefix: bytes, limit: int
     ) -> tuple[list[bytes], int, int]:
-        """Plain packet payloads for as much of `pending` as `window` bytes allow."""
+        """Plain packet payloads, at most `limit`, for what is `pending`."""
         # The room for frames in a packet; a last frame without a length needs one byte of header.
-        size = self._max_datagram_size
-        room = size - self.packet_size_for(0) + 1
+        room = self._max_datagram_size - self.packet_size_for(0) + 1
         overhead = len(prefix) + 3
         alone = b"\x30" + prefix
         plains: list[bytes] = []
         payloads = payload_bytes = 0
-        while pending and window >= size:
+        while pending and len(plains) < limit:
             payload = pending.popleft()
             payloads += 1
             payload_bytes += len(payload)
@@ -288,7 +305,6 @@ class TunnelConnection(QuicConnection):
                     payload_bytes += len(payload)
                     left -= len(payload) + overhead
                 plain = b"".join(frames)
-            window -= len(plain)
             plains.append(plain)
         return plains, payloads, payload_bytes
 
@@ -561,8 +577,7 @@ def _opened(context: CryptoContext) -> tuple[Callable[[bytes, bytes, bytes], byt
     return aead._aead.decrypt, aead._iv, context.key_phase
 
 
-# Shared by all packets that carry only datagrams: nothing is delivered, nothing is logged.
-_NO_HANDLERS: list[Any] = []
+# Shared by all packets that carry only datagrams: nothing of them is logged.
 _NO_FRAMES: list[Any] = []
 
 

@@ -155,8 +155,9 @@ class Http3Request:
 class Http3Connection:
     """One connection. The owner feeds `receive` and calls `flush` once per batch.
 
-    `on_request` makes it a server. `on_end` is called exactly once, when nothing can be received
-    any more, with the reason.
+    `on_request` makes it a server. While `blocked` says so, packets wait in the tunnels' queues
+    until the owner calls `transmit_datagrams`. `on_end` is called exactly once, when nothing can be
+    received any more, with the reason.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Http3Connection:
         on_request: Callable[[IncomingRequest], None] | None = None,
         on_end: Callable[[quic_events.ConnectionTerminated], None],
         on_connection_id: Callable[[bytes, bool], None] | None = None,
+        blocked: Callable[[], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
@@ -175,6 +177,7 @@ class Http3Connection:
         self._on_request = on_request
         self._on_end = on_end
         self._on_connection_id = on_connection_id
+        self._blocked = blocked
         self._h3: TunnelH3Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._receiving = False
@@ -240,13 +243,13 @@ class Http3Connection:
         self.transmit_datagrams()
 
     def transmit_datagrams(self) -> None:
-        """Send what tunnels have queued, as far as the congestion window allows."""
+        """Send what tunnels have queued, unless the socket is blocked."""
         if self._receiving or self._ended:
             return  # the flush after the batch does it
         now = self.now()
         for tunnel in self.tunnels.values():
             queue = tunnel.queue
-            if not queue.pending:
+            if not queue.pending or self._blocked():
                 continue
             expired = queue.expire(now)
             if expired:
@@ -457,8 +460,13 @@ class Http3Connection:
             elif isinstance(event, quic_events.ConnectionTerminated):
                 self._terminated(event)
                 return
-            elif isinstance(event, quic_events.StreamReset | quic_events.StopSendingReceived):
-                self._stream_reset(event)
+            elif isinstance(event, quic_events.StreamReset) or (
+                isinstance(event, quic_events.StopSendingReceived)
+                # With NO_ERROR only the rest of a request is not wanted, and a response comes
+                # that must not be discarded (RFC 9114 section 4.1).
+                and event.error_code != H3_NO_ERROR
+            ):
+                self._stream_reset(event.stream_id, event.error_code)
             elif self._on_connection_id is not None:
                 if isinstance(event, quic_events.ConnectionIdIssued):
                     self._on_connection_id(event.connection_id, True)
@@ -529,19 +537,15 @@ class Http3Connection:
         else:
             future.set_exception(Refused(status))
 
-    def _stream_reset(
-        self, event: quic_events.StreamReset | quic_events.StopSendingReceived
-    ) -> None:
-        waiting = self._responses.pop(event.stream_id, None)
+    def _stream_reset(self, stream_id: int, error_code: int) -> None:
+        """The peer ended a stream abruptly, in whichever direction; so do we in the other."""
+        waiting = self._responses.pop(stream_id, None)
         if waiting is not None and not waiting[0].done():
             waiting[0].set_exception(Refused(None))
-        tunnel = self.tunnels.get(event.stream_id)
+        tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
-            tunnel.ended(
-                TunnelLost(f"the peer reset the tunnel (HTTP/3 error {event.error_code:#x})")
-            )
-            if isinstance(event, quic_events.StreamReset):
-                self.quic.reset_stream(event.stream_id, H3_REQUEST_CANCELLED)
+            self.end_stream(stream_id, H3_REQUEST_CANCELLED)
+            tunnel.ended(TunnelLost(f"the peer reset the tunnel (HTTP/3 error {error_code:#x})"))
 
     def _terminated(self, event: quic_events.ConnectionTerminated) -> None:
         self.abandon()

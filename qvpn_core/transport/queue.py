@@ -1,9 +1,10 @@
-"""The bounded queue in front of a congestion-controlled path.
+"""The bounded queue in front of a socket.
 
-Packets wait here only while the congestion window is full. A packet that waited longer than the
-limit is worth less than a fresh one to everybody (its sender has retransmitted, its call has gone
-on), so the oldest is dropped, by age and by number: head drop, which also tells an inner TCP about
-the congestion one queue's length earlier than tail drop would (RFC 8289 section 3).
+Packets wait here only while the kernel takes no more: a slow link, a full interface queue. A packet
+that waited longer than the limit is worth less than a fresh one to everybody (its sender has
+retransmitted, its call has gone on), so the oldest is dropped, by age and by number: head drop,
+which also tells an inner TCP about the congestion one queue's length earlier than tail drop would
+(RFC 8289 section 3).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class SendQueue:
         """Append; returns how many of the oldest were dropped to keep to the limit."""
         before = len(self.pending)
         self.pending.extend(packets)
-        self._batches.append((now, len(self.pending) - before))
+        pushed = len(self.pending) - before
+        if pushed:
+            self._batches.append((now, pushed))
         excess = len(self.pending) - self._limit
         if excess <= 0:
             return 0

@@ -89,7 +89,9 @@ class _Dial:
         self._keepalive: asyncio.TimerHandle | None = None
         #: Why the connection ended, once it has.
         self.end: asyncio.Future[QvpnError] = self._loop.create_future()
-        self.http = Http3Connection(quic, self._send, on_end=self._on_end)
+        self.http = Http3Connection(
+            quic, self._send, on_end=self._on_end, blocked=lambda: sock.blocked
+        )
         self.http.on_handshake = self._check_pin
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -102,7 +104,16 @@ class _Dial:
     def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
         if address != self._peer:
             return []  # a connected socket; a server's preferred address is not followed
-        return self._socket.send(datagrams, None, None)
+        refused = self._socket.send(datagrams, None, None)
+        if self._socket.blocked:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+        return refused
+
+    def _writable(self) -> None:
+        self._socket.flush()
+        if not self._socket.blocked:
+            self._loop.remove_writer(self._socket.fileno())
+            self.http.transmit_datagrams()
 
     def _readable(self) -> None:
         now = self._loop.time()
@@ -160,6 +171,7 @@ class _Dial:
             self._keepalive = None
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
             self._loop.call_soon(self._socket.close)
 
     def close(self, reason: str = "") -> None:
@@ -194,25 +206,29 @@ async def connect(
     trust: Trust,
     request: Request,
     handler: TunnelHandler,
+    addresses: Sequence[str] = (),
     timeout: float = settings.HANDSHAKE_TIMEOUT,
     socket_factory: SocketFactory = _plain_socket,
     on_stage: StageHandler = lambda stage: None,
 ) -> HttpTunnel:
     """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
 
-    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). Closing the
-    tunnel closes its connection.
+    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). `addresses` of
+    an earlier session spare the resolver, which may itself be behind the tunnel; the certificate
+    is checked against `host` all the same. Closing the tunnel closes its connection.
 
     Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
     GatewayRefused, PathTooNarrow.
     """
     on_stage("resolving")
-    addresses = await _resolve(host, port)
+    endpoints = [
+        endpoint for name in addresses or (host,) for endpoint in await _resolve(name, port)
+    ]
     deadline = asyncio.get_running_loop().time() + timeout
     failure: QvpnError | None = None
-    for index, (family, address) in enumerate(addresses):
+    for index, (family, address) in enumerate(endpoints):
         remaining = deadline - asyncio.get_running_loop().time()
-        share = remaining / (len(addresses) - index)
+        share = remaining / (len(endpoints) - index)
         try:
             return await _connect_to(
                 family, address, host, trust, request, handler, share, socket_factory, on_stage
@@ -374,6 +390,7 @@ class _Accepted:
             on_request=listener.on_request,
             on_end=self._on_end,
             on_connection_id=self._on_connection_id,
+            blocked=lambda: sock.blocked,
         )
         self.http.on_handshake = self._on_handshake
         self._handshake_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -381,7 +398,10 @@ class _Accepted:
         )
 
     def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
-        return self._socket.send(datagrams, address, self.local)
+        refused = self._socket.send(datagrams, address, self.local)
+        if self._socket.blocked:
+            self._listener.await_room(self._socket)
+        return refused
 
     def _on_connection_id(self, connection_id: bytes, issued: bool) -> None:
         if issued:
@@ -480,6 +500,7 @@ class QuicListener:
             await asyncio.sleep(drain)
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
             sock.close()
         self._sockets.clear()
 
@@ -615,6 +636,17 @@ class QuicListener:
         sock.send([retry], sender, local)
 
     # From connections
+
+    def await_room(self, sock: UdpSocket) -> None:
+        """Go on sending once the kernel takes more from a blocked socket."""
+        self._loop.add_writer(sock.fileno(), self._writable, sock)
+
+    def _writable(self, sock: UdpSocket) -> None:
+        sock.flush()
+        if not sock.blocked:
+            self._loop.remove_writer(sock.fileno())
+            for accepted in list(self._accepted):
+                accepted.http.transmit_datagrams()
 
     def bind(self, connection_id: bytes, accepted: _Accepted) -> None:
         """Route packets with a destination connection ID to a connection."""

@@ -10,7 +10,6 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
 
-from qvpn_core.transport.congestion import CONGESTION_CONTROL
 from qvpn_core.transport.trust import Trust
 
 IDLE_TIMEOUT = 30.0  # seconds without a packet until either end gives up
@@ -52,7 +51,7 @@ def _configuration(*, is_client: bool) -> QuicConfiguration:
         is_client=is_client,
         alpn_protocols=list(H3_ALPN),
         cipher_suites=list(CIPHER_SUITES),
-        congestion_control_algorithm=CONGESTION_CONTROL,
+        congestion_control_algorithm="cubic",  # for streams; datagrams are not controlled
         connection_id_length=CONNECTION_ID,
         idle_timeout=IDLE_TIMEOUT,
         max_data=MAX_DATA,

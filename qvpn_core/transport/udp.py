@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections import deque
 from collections.abc import Sequence
 
 from qvpn_core.transport.interface import Address
@@ -25,8 +26,11 @@ IP_MTU_DISCOVER = 10
 IP_PKTINFO = 8
 IPV6_MTU_DISCOVER = 23
 PMTUDISC_PROBE = 3
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
-RECEIVE_BUFFER = 4 << 20  # bytes; a burst of a full window must not be lost before we wake up
+RECEIVE_BUFFER = 4 << 20  # bytes; a burst must not be lost before we wake up
+BACKLOG = 256  # batches; connections that see `blocked` add only control packets to it
+_GSO_REFUSALS = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
 _CMSG_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
 _GRO_SIZE = struct.Struct("=i")
 _GSO_SIZE = struct.Struct("=H")
@@ -48,6 +52,8 @@ class UdpSocket:
         self._ipv6 = sock.family == socket.AF_INET6
         self.gso = True
         self.send_errors = 0
+        self._backlog: deque[tuple[Sequence[Datagram], tuple[str, int] | None, LocalAddress | None]]
+        self._backlog = deque(maxlen=BACKLOG)
         sock.setblocking(False)
         if self._ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
@@ -55,8 +61,10 @@ class UdpSocket:
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except OSError:  # not root: as much as net.core.rmem_max allows
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         try:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         except OSError:
@@ -114,58 +122,79 @@ class UdpSocket:
                 received.append((data, sender, local))
         return received
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the kernel takes no more for now; wait until it is writable, then `flush`."""
+        return bool(self._backlog)
+
+    def flush(self) -> None:
+        """Send what waited while the socket was blocked."""
+        waiting = list(self._backlog)
+        self._backlog.clear()
+        for datagrams, to, local in waiting:
+            self.send(datagrams, to, local)
+
     def send(
         self, datagrams: Sequence[Datagram], to: tuple[str, int] | None, local: LocalAddress | None
     ) -> list[int]:
         """Send to one peer, in order; returns the sizes that the interface refuses (EMSGSIZE).
 
-        `to` is None on a connected socket. Losing datagrams to a full socket buffer or a missing
-        route is not an error: QUIC sees a loss.
+        `to` is None on a connected socket. What the kernel has no room for waits in a backlog, see
+        `blocked`. Losing datagrams to a missing route is not an error: QUIC sees a loss.
         """
+        if self._backlog:
+            self._backlog.append((datagrams, to, local))
+            return []
         refused: list[int] = []
         index = 0
         while index < len(datagrams):
             count = self._run_length(datagrams, index) if self.gso else 1
             batch = datagrams[index : index + count]
-            if count > 1 and not self._send_segmented(batch, to, local):
-                singly = self._send_singly(batch, to, local)
-                # Refused together but not apart: a driver without checksum offload, an old kernel.
-                self.gso = bool(singly)
-                refused += singly
-            elif count == 1:
-                refused += self._send_singly(batch, to, local)
+            try:
+                self._send_run(batch, to, local, refused)
+            except BlockingIOError:
+                self._backlog.append((datagrams[index:], to, local))
+                break
             index += count
         return refused
 
-    def _send_segmented(
-        self, batch: Sequence[Datagram], to: tuple[str, int] | None, local: LocalAddress | None
-    ) -> bool:
-        """One GSO call. False when the kernel does not take it as such."""
+    def _send_run(
+        self,
+        run: Sequence[Datagram],
+        to: tuple[str, int] | None,
+        local: LocalAddress | None,
+        refused: list[int],
+    ) -> None:
+        """Send datagrams of one size as one call. Raises BlockingIOError before sending any."""
         ancillary = [] if local is None else [local]
-        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, _GSO_SIZE.pack(len(batch[0]))))
-        try:
-            self._sendmsg(batch, ancillary, to)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP):
-                return False
-            self.send_errors += len(batch)
-        return True
-
-    def _send_singly(
-        self, batch: Sequence[Datagram], to: tuple[str, int] | None, local: LocalAddress | None
-    ) -> list[int]:
-        """A call for each; returns the sizes refused with EMSGSIZE."""
-        refused: list[int] = []
-        ancillary = [] if local is None else [local]
-        for datagram in batch:
+        if len(run) > 1:
+            segment = (socket.IPPROTO_UDP, UDP_SEGMENT, _GSO_SIZE.pack(len(run[0])))
+            try:
+                self._sendmsg(run, [*ancillary, segment], to)
+                return
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if error.errno not in _GSO_REFUSALS:
+                    self.send_errors += len(run)
+                    return
+        already_refused = len(refused)
+        for index, datagram in enumerate(run):
             try:
                 self._sendmsg((datagram,), ancillary, to)
+            except BlockingIOError:
+                if index == 0:
+                    raise
+                self.send_errors += len(run) - index
+                break
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     refused.append(len(datagram))
                 else:
                     self.send_errors += 1
-        return refused
+        if len(run) > 1 and len(refused) == already_refused:
+            # Refused together but not apart: a driver without checksum offload, an old kernel.
+            self.gso = False
 
     def _sendmsg(
         self,

@@ -1,0 +1,221 @@
+"""The tunnel does what its state machine says: one session at a time, pauses, an orderly end.
+
+The sessions here follow a script; real ones against a real gateway are in tests/integration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from qvpn_core.client import tunnel as module
+from qvpn_core.client.planner import RoutePolicy
+from qvpn_core.client.profiles import make_profile
+from qvpn_core.client.states import State
+from qvpn_core.client.status import Status
+from qvpn_core.client.tunnel import InternalError, Tunnel
+from qvpn_core.errors import AuthenticationFailed, GatewayUnreachable, TunnelLost
+
+PROFILE = make_profile("home", "vpn.example.org", "token")
+UNREACHABLE = GatewayUnreachable("no answer")
+LOST = TunnelLost("gone")
+REJECTED = AuthenticationFailed("not known")
+
+
+class Script:
+    """What the next sessions do: `True` is up, an exception ends the session, else it stays."""
+
+    def __init__(self, *sessions: tuple[bool | Exception, ...]) -> None:
+        self.sessions = list(sessions)
+        self.running = 0
+        self.started = 0
+        self.ended_by_cancellation = 0
+
+    def session(self, *_: object, on_up: Callable[[], None]) -> ScriptedSession:
+        return ScriptedSession(self, on_up)
+
+
+class ScriptedSession:
+    def __init__(self, script: Script, on_up: Callable[[], None]) -> None:
+        self.script = script
+        self.on_up = on_up
+
+    async def run(self) -> None:
+        script = self.script
+        assert script.running == 0, "two sessions at once"
+        script.running += 1
+        script.started += 1
+        try:
+            for step in script.sessions.pop(0):
+                await asyncio.sleep(0)
+                if isinstance(step, Exception):
+                    raise step
+                self.on_up()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            script.ended_by_cancellation += 1
+            raise
+        finally:
+            script.running -= 1
+
+    def snapshot(self) -> Status:
+        return Status(transport="quic")
+
+
+class Watch:
+    """Follows a tunnel's states."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self.tunnel = tunnel
+        self.states: list[State] = []
+        self._changed = asyncio.Event()
+        tunnel.subscribe(self._on_change)
+
+    def _on_change(self, change: module.Change) -> None:
+        if change.transition.before is not change.state:
+            self.states.append(change.state)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+
+def play(
+    monkeypatch: pytest.MonkeyPatch,
+    script: Script,
+    story: Callable[[Tunnel, Watch], Coroutine[Any, Any, None]],
+    *,
+    random: float = 1.0 - 2**-20,
+) -> None:
+    """Run a tunnel over `script` while `story` drives it."""
+    monkeypatch.setattr(module, "Session", script.session)
+
+    async def main() -> None:
+        tunnel = Tunnel(PROFILE, RoutePolicy(), random=lambda: random)
+        await asyncio.wait_for(story(tunnel, Watch(tunnel)), 10)
+        assert script.running == 0
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, "no task outlives the tunnel"
+
+    asyncio.run(main())
+
+
+def test_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script((True,))
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert tunnel.status().transport == "quic"
+        tunnel.disconnect()
+        tunnel.disconnect()
+        await run
+        assert watch.states == [
+            State.CONNECTING,
+            State.CONNECTED,
+            State.DISCONNECTING,
+            State.DISCONNECTED,
+        ]
+        assert tunnel.status().error is None
+
+    play(monkeypatch, script, story)
+    assert script.ended_by_cancellation == 1
+
+
+@pytest.mark.parametrize("error", [UNREACHABLE, REJECTED])
+def test_a_first_attempt_that_fails_ends_the_tunnel_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        with pytest.raises(type(error)):
+            await tunnel.run()
+        assert watch.states == [State.CONNECTING, State.FAILED]
+        assert tunnel.status().error == str(error)
+
+    play(monkeypatch, Script((error,)), story)
+
+
+def test_a_lost_tunnel_comes_back_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script((True, LOST), (UNREACHABLE,), (True,))
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        assert tunnel.status().reason == "tunnel-lost"
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert tunnel.status().reason is None, "a connected tunnel has nothing to explain"
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, script, story)
+    assert script.started == 3
+
+
+def test_a_network_that_comes_up_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        before = asyncio.get_running_loop().time()
+        tunnel.network_up()
+        tunnel.network_up()
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert asyncio.get_running_loop().time() - before < 0.2
+        tunnel.disconnect()
+        await run
+
+    # No jitter: the pause would take half a second.
+    play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
+
+
+def test_a_revoked_device_stops_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        with pytest.raises(AuthenticationFailed):
+            await tunnel.run()
+        assert watch.states[-2:] == [State.RECONNECTING, State.FAILED]
+
+    play(monkeypatch, Script((True, LOST), (REJECTED,)), story)
+
+
+def test_a_defect_ends_the_tunnel_instead_of_hanging_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(tunnel: Tunnel, _watch: Watch) -> None:
+        with pytest.raises(InternalError, match="ZeroDivisionError"):
+            await tunnel.run()
+
+    play(monkeypatch, Script((True, ZeroDivisionError())), story)
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("script", [(), (True,), (True, LOST)], ids=["trying", "up", "pausing"])
+def test_cancelling_ends_everything_in_every_phase(
+    monkeypatch: pytest.MonkeyPatch, script: tuple[bool | Exception, ...]
+) -> None:
+    goal = [State.CONNECTING, State.CONNECTED, State.RECONNECTING][len(script)]
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is goal)
+        run.cancel()
+        await asyncio.wait([run])
+        assert run.cancelled()
+
+    play(monkeypatch, Script(script), story)
+
+
+def test_disconnecting_right_after_connecting_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, _watch: Watch) -> None:
+        tunnel.subscribe(
+            lambda change: tunnel.disconnect() if change.state is State.CONNECTING else None
+        )
+        await tunnel.run()
+        assert tunnel.state is State.DISCONNECTED
+
+    play(monkeypatch, Script((True,)), story)
