@@ -1,6 +1,6 @@
 """IP forwarding at the gateway, and the machine as it was before, also after a SIGKILL.
 
-What was changed is written to a state file first. It refuses to touch what already forwards.
+What is changed is written to a state file first. It refuses to touch what already forwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from qvpn_core.net.worker import in_thread
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PREFIX: Final = {4: "net/ipv4/conf", 6: "net/ipv6/conf"}
 _SWITCH: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-_REDIRECTS: Final = "net/ipv4/conf/all/accept_redirects"
+_ACCEPT_REDIRECTS: Final = "net/ipv4/conf/all/accept_redirects"
+_SEND_REDIRECTS: Final = "net/ipv4/conf/all/send_redirects"
 
 
 Settings = tuple[RestoreSetting, ...]
@@ -43,6 +44,10 @@ class Forwarding:
     interface's own switch follows, `accept_redirects` changes, and an interface that learnt its
     routes from router advertisements (`accept_ra` 1) loses them, which would cut an uplink off;
     those get `accept_ra` 2 first, the same behaviour while forwarding.
+
+    A packet from one device to another leaves by the TUN it came in by, which a router would answer
+    with a redirect. Interfaces send redirects when their own setting or that of ``all`` says so;
+    ``all`` goes off, others keep their own, :func:`qvpn_core.net.links.bring_up` clears the TUN's.
     """
 
     def __init__(self, state: Path) -> None:
@@ -113,6 +118,8 @@ def _changes() -> tuple[Settings, Settings]:
     """What to carry and what to switch, for each IP version that does not forward yet."""
     carried: list[RestoreSetting] = []
     switched: list[RestoreSetting] = []
+    if sysctl.read(_SEND_REDIRECTS) == "1":
+        switched.append(RestoreSetting(_SEND_REDIRECTS, "1", "0"))
     for version in (4, 6):
         if sysctl.read(_SWITCH[version]) != "0":
             continue  # already on, or no such IP version here
@@ -125,8 +132,8 @@ def _changes() -> tuple[Settings, Settings]:
                 accept = f"{_PREFIX[6]}/{name}/accept_ra"
                 if sysctl.read(accept) == "1":
                     switched.append(RestoreSetting(accept, "1", "2"))
-        if version == 4 and sysctl.read(_REDIRECTS) == "0":
-            carried.append(RestoreSetting(_REDIRECTS, "0", "1"))
+        if version == 4 and sysctl.read(_ACCEPT_REDIRECTS) == "0":
+            carried.append(RestoreSetting(_ACCEPT_REDIRECTS, "0", "1"))
         switched.append(RestoreSetting(_SWITCH[version], "0", "1"))
     return tuple(carried), tuple(switched)
 

@@ -34,7 +34,7 @@ from qvpn_core.net.records import Record
 
 #: Seconds for the guardian to start, to wait for a predecessor, and to undo.
 TIMEOUT: Final = 20.0
-_PREDECESSOR_WAIT: Final = 5.0
+_PREDECESSOR_WAIT: Final = 3.0
 _LOCKS: Final = Path("/run/qvpn")
 _MAX_MESSAGE: Final = 65536
 

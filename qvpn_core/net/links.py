@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
+from qvpn_core.net import sysctl
 from qvpn_core.net.names import FWMARK, PROTOCOL, RULE_PRIORITY, TABLE
 from qvpn_core.net.plan import Interface, Network, Route
 from qvpn_core.net.worker import in_thread
@@ -125,12 +126,17 @@ class Kernel:
 
 
 async def bring_up(index: int, addresses: Sequence[Interface]) -> None:
-    """Give a device its addresses and bring it up (the gateway's side of a TUN).
+    """Give a TUN its addresses and bring it up (the gateway's side).
 
-    Their prefixes become connected routes, as with ``ip address add``.
+    Their prefixes become connected routes, as with ``ip address add``. The TUN gets no link-local
+    address, so that it solicits no routers and sends no IPv6 redirects, and sends no IPv4 ones.
     """
 
     def change() -> None:
+        name = socket.if_indextoname(index)
+        sysctl.write(f"net/ipv4/conf/{name}/send_redirects", "0")
+        if sysctl.read(f"net/ipv6/conf/{name}/addr_gen_mode") is not None:
+            sysctl.write(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
         with Kernel() as kernel:
             for address in addresses:
                 kernel.add_address(index, address)

@@ -16,7 +16,7 @@ from qvpn_core.errors import NetworkSetupFailed
 ROOT: Final = Path("/proc/sys")
 _ALLOWED: Final = re.compile(
     r"net/ipv4/ip_forward"
-    r"|net/ipv4/conf/(?!\.\.?/)[^/\s]{1,15}/(forwarding|accept_redirects|src_valid_mark)"
+    r"|net/ipv4/conf/(?!\.\.?/)[^/\s]{1,15}/(forwarding|accept_redirects|send_redirects|src_valid_mark)"
     r"|net/ipv6/conf/(?!\.\.?/)[^/\s]{1,15}/(forwarding|accept_ra|addr_gen_mode|disable_ipv6)"
 )
 
