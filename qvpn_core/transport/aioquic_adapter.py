@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from aioquic import tls
@@ -39,6 +40,7 @@ from aioquic.quic.packet import (
     QuicFrameType,
     QuicPacketType,
     decode_packet_number,
+    push_ack_frame,
 )
 from aioquic.quic.packet_builder import (
     QuicDeliveryState,
@@ -63,6 +65,8 @@ MAX_UNACKNOWLEDGED = 1 << 14
 BLACK_HOLE_LOSSES = 3
 # Bytes below the full size that still count as large; inner packets are rarely full to the byte.
 _LARGE_MARGIN = 64
+# Bytes that an ACK frame gets or else waits for a packet of its own: a few ranges.
+_ACK_ROOM = 48
 
 AEAD_TAG = 16
 PACKET_NUMBER = 2  # bytes; what aioquic sends
@@ -77,6 +81,45 @@ _ONE_RTT = tls.Epoch.ONE_RTT
 _CONNECTED = QuicConnectionState.CONNECTED
 
 ProbeHandler = Callable[[int, bool], None]
+
+
+class OneRttKeys(CryptoPair):
+    """1-RTT keys that for a while still open packets of the previous key phase.
+
+    aioquic's own forget them at once, and with them all packets that are under way when an update
+    is initiated, or that overtake each other (RFC 9001 sections 6.3 and 6.5).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: CryptoContext | None = None
+        self._forget_at: float | None = None
+
+    def decrypt_packet(
+        self, packet: bytes, encrypted_offset: int, expected_packet_number: int
+    ) -> tuple[bytes, bytes, int]:
+        try:
+            return super().decrypt_packet(packet, encrypted_offset, expected_packet_number)
+        except CryptoError:
+            if self._previous is None:
+                raise
+            return self._previous.decrypt_packet(packet, encrypted_offset, expected_packet_number)[
+                :3
+            ]
+
+    def forget_previous(self, now: float, after: float) -> None:
+        """Drop old keys `after` seconds from the first call that finds them."""
+        if self._previous is None:
+            return
+        if self._forget_at is None:
+            self._forget_at = now + after
+        elif now >= self._forget_at:
+            self._previous = self._forget_at = None
+
+    def _update_key(self, trigger: str) -> None:
+        self._previous = copy(self.recv)
+        self._forget_at = None
+        super()._update_key(trigger)
 
 
 class Batch(NamedTuple):
@@ -107,6 +150,10 @@ class TunnelConnection(QuicConnection):
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
         self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self._cryptos[_ONE_RTT] = OneRttKeys()
 
     # What the owner may read
 
@@ -225,6 +272,8 @@ class TunnelConnection(QuicConnection):
             packet.sent_time = now
             packet.in_flight = False
             self._loss.on_packet_sent(packet=packet, space=self._spaces[_ONE_RTT])
+            # Not done for what is not in flight: after a silence the probe would be late at once.
+            self._loss._time_of_last_sent_ack_eliciting_packet = now
         return [(datagram, path.addr) for datagram in datagrams]
 
     # Sending
@@ -248,8 +297,10 @@ class TunnelConnection(QuicConnection):
         space = self._spaces[_ONE_RTT]
         loss = self._loss
         sent_packets = space.sent_packets
+        room = self._max_datagram_size - self.packet_size_for(0) + 1
+        ack = self._ack_frame(space, room - len(prefix) - len(pending[0]) - 3, now)
         plains, payloads, payload_bytes = self._fill_packets(
-            pending, prefix, MAX_UNACKNOWLEDGED - len(sent_packets)
+            pending, prefix, room, ack, MAX_UNACKNOWLEDGED - len(sent_packets)
         )
         if not plains:
             return Batch((), 0, 0)
@@ -262,6 +313,13 @@ class TunnelConnection(QuicConnection):
                 self._large_handlers if size >= large else self._small_handlers, _NO_FRAMES,
             )  # fmt: skip
             number += 1
+        if ack:
+            space.ack_at = None
+            first = sent_packets[self._packet_number]
+            first.delivery_handlers = [
+                *first.delivery_handlers,
+                (self._on_ack_delivery, (space, space.largest_received_packet)),
+            ]
         space.ack_eliciting_in_flight += len(packets)
         loss._time_of_last_sent_ack_eliciting_packet = now
         self._packet_number = number
@@ -270,12 +328,27 @@ class TunnelConnection(QuicConnection):
             self._ack_eliciting_sent_since_receipt = True
         return Batch(packets, payloads, payload_bytes)
 
+    def _ack_frame(self, space: QuicPacketSpace, room: int, now: float) -> bytes:
+        """An ACK frame for what waits to be acknowledged, due or not, if it fits `room` bytes.
+
+        It rides with the first datagram: in a conversation no packet is spent on ACKs alone.
+        """
+        received_at = space.largest_received_time
+        if space.ack_at is None or received_at is None or room < _ACK_ROOM:
+            return b""
+        delay = int((now - received_at) * 1_000_000) >> self._local_ack_delay_exponent
+        buffer = Buffer(capacity=room)
+        buffer.push_uint_var(_ACK)
+        push_ack_frame(buffer, space.ack_queue, delay, room - 1)
+        return buffer.data
+
     def _fill_packets(
-        self, pending: deque[bytes], prefix: bytes, limit: int
+        self, pending: deque[bytes], prefix: bytes, room: int, ack: bytes, limit: int
     ) -> tuple[list[bytes], int, int]:
-        """Plain packet payloads, at most `limit`, for what is `pending`."""
-        # The room for frames in a packet; a last frame without a length needs one byte of header.
-        room = self._max_datagram_size - self.packet_size_for(0) + 1
+        """Plain packet payloads of `room` bytes, at most `limit`, for what is `pending`.
+
+        The first begins with `ack`, which fits together with the first datagram.
+        """
         overhead = len(prefix) + 3
         alone = b"\x30" + prefix
         plains: list[bytes] = []
@@ -284,12 +357,12 @@ class TunnelConnection(QuicConnection):
             payload = pending.popleft()
             payloads += 1
             payload_bytes += len(payload)
-            left = room - len(payload) - overhead
+            left = room - len(payload) - overhead - len(ack)
             if not pending or len(pending[0]) + overhead > left:
                 # Alone in its packet: by far the most frequent case under load.
-                plain = alone + payload
+                plain = ack + alone + payload
             else:
-                frames: list[bytes] = []
+                frames = [ack]
                 while True:
                     length = len(payload) + len(prefix)
                     frames += (
@@ -305,6 +378,7 @@ class TunnelConnection(QuicConnection):
                     payload_bytes += len(payload)
                     left -= len(payload) + overhead
                 plain = b"".join(frames)
+            ack = b""
             plains.append(plain)
         return plains, payloads, payload_bytes
 
@@ -363,6 +437,10 @@ class TunnelConnection(QuicConnection):
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
         """Handle UDP payloads from one address: the short way where it applies, else aioquic's."""
+        if self._handshake_confirmed:
+            keys = self._cryptos[_ONE_RTT]
+            assert isinstance(keys, OneRttKeys)
+            keys.forget_previous(now, 3 * self._loss.get_probe_timeout())
         index = 0
         while index < len(batch):
             run = self._short_run(batch, index, addr)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+if TYPE_CHECKING:  # slow to import, and profiles are read by commands that check no certificate
+    from cryptography import x509
 
 PIN_PREFIX = "sha256/"
 
@@ -35,6 +36,8 @@ class Trust:
 
 def spki_pin(certificate: x509.Certificate) -> str:
     """The pin of a certificate's public key."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return PIN_PREFIX + base64.b64encode(hashlib.sha256(spki).digest()).decode()
 

@@ -178,7 +178,7 @@ class UdpSocket:
                 if error.errno not in _GSO_REFUSALS:
                     self.send_errors += len(run)
                     return
-        already_refused = len(refused)
+        troubles = len(refused) + self.send_errors
         for index, datagram in enumerate(run):
             try:
                 self._sendmsg((datagram,), ancillary, to)
@@ -192,7 +192,7 @@ class UdpSocket:
                     refused.append(len(datagram))
                 else:
                     self.send_errors += 1
-        if len(run) > 1 and len(refused) == already_refused:
+        if len(run) > 1 and len(refused) + self.send_errors == troubles:
             # Refused together but not apart: a driver without checksum offload, an old kernel.
             self.gso = False
 

@@ -1,0 +1,231 @@
+"""What each command of `qvpn-server` does. Prints results; failures are QvpnErrors for `cli`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qvpn_core.errors import UsageError
+from qvpn_server.admin import ask
+from qvpn_server.admin_protocol import (
+    GatewayStatus,
+    Revoked,
+    RevokeRequest,
+    StatusRequest,
+    Traffic,
+    rfc3339,
+)
+from qvpn_server.config import (
+    DEFAULT_LISTEN,
+    DEFAULT_ROUTES,
+    NO_POOL,
+    dump_config,
+    load_config,
+    make_config,
+    random_ula,
+)
+from qvpn_server.credentials import new_token, token_hash
+from qvpn_server.registry import Registry
+from qvpn_server.statedir import StateDir
+
+EXIT_NOT_RUNNING = 3
+
+
+def init(state: StateDir, options: argparse.Namespace) -> int:
+    """Create a gateway's state directory."""
+    from qvpn_server.certificate import check_pair, pin_of, self_signed
+
+    if state.initialised:
+        raise UsageError(
+            f"{state.path} holds a gateway already",
+            f"start it with: qvpn-server run --state {state.path}",
+        )
+    if (options.cert is None) != (options.key is None):
+        raise UsageError("--cert and --key belong together", "give both or neither")
+    given = options.cert is not None
+    has_ipv6 = Path("/proc/net/if_inet6").exists()
+    config = make_config(
+        host=options.host,
+        # Names of our own files stay relative, so that the directory can be moved.
+        certificate=options.cert.absolute() if given else Path(state.certificate.name),
+        private_key=options.key.absolute() if given else Path(state.private_key.name),
+        listen=options.listen or (DEFAULT_LISTEN if has_ipv6 else DEFAULT_LISTEN[:1]),
+        pool4=options.pool4,
+        pool6=options.pool6 or (random_ula() if has_ipv6 else NO_POOL),
+        dns=options.dns,
+        routes=options.route or DEFAULT_ROUTES,
+        isolation=options.isolation,
+    )
+    files: dict[Path, bytes] = {}
+    if given:
+        check_pair(config.certificate, config.private_key)
+    else:
+        files[state.certificate], files[state.private_key] = self_signed(
+            config.host, datetime.now(UTC)
+        )
+    files[state.config] = dump_config(config).encode()
+    state.create(files)
+    print(f"created the gateway {config.endpoint} in {state.path}")
+    print(f"pin    {pin_of(state.path / config.certificate)}")
+    for pool in config.pools:
+        print(f"pool{pool.version}  {pool.network}")
+    print("next:")
+    print(f"  qvpn-server token --state {shlex.quote(str(state.path))} NAME   enrols a device")
+    print(f"  qvpn-server run --state {shlex.quote(str(state.path))}          starts the gateway")
+    return 0
+
+
+def run(state: StateDir, _options: argparse.Namespace) -> int:
+    """Serve in the foreground."""
+    from qvpn_server import service
+
+    service.run(state)
+    return 0
+
+
+def token(state: StateDir, options: argparse.Namespace) -> int:
+    """Create a device; its token is shown now and never again."""
+    from qvpn_server.certificate import is_self_signed, pin_of
+
+    config = load_config(state.config)
+    pin = pin_of(config.certificate)
+    secret = new_token()
+    with Registry.open(state.registry) as registry:
+        registry.add_device(options.name, token_hash(secret), int(time.time()))
+    if options.json:
+        _print_json({"name": options.name, "token": secret, "gateway": config.endpoint, "pin": pin})
+        return 0
+    command = ["qvpn", "profile", "add", options.name, "--gateway", config.endpoint]
+    command += ["--token", secret]
+    if is_self_signed(config.certificate):
+        # A certificate from an authority gets a new key sooner or later; no pin for that.
+        command += ["--pin", pin]
+    print(shlex.join(command))
+    return 0
+
+
+def list_devices(state: StateDir, options: argparse.Namespace) -> int:
+    """All devices, revoked ones too."""
+    load_config(state.config)
+    with Registry.open(state.registry) as registry:
+        devices = registry.devices()
+    if options.json:
+        _print_json(
+            [
+                {
+                    "name": device.name,
+                    "addresses": [str(address) for address in device.addresses],
+                    "created": _moment(device.created),
+                    "revoked": _moment(device.revoked),
+                }
+                for device in devices
+            ]
+        )
+        return 0
+    if not devices:
+        print("no devices yet")
+        return 0
+    _print_table(
+        ("NAME", "ADDRESSES", "CREATED", "REVOKED"),
+        (
+            (
+                device.name,
+                " ".join(map(str, device.addresses)) or "-",
+                _moment(device.created) or "-",
+                _moment(device.revoked) or "-",
+            )
+            for device in devices
+        ),
+    )
+    return 0
+
+
+def status(state: StateDir, options: argparse.Namespace) -> int:
+    """The running gateway, or that there is none."""
+    load_config(state.config)
+    reply = ask(state, StatusRequest())
+    if not isinstance(reply, GatewayStatus):
+        if options.json:
+            _print_json({"running": False})
+        else:
+            print(f"no gateway runs on {state.path}")
+        return EXIT_NOT_RUNNING
+    if options.json:
+        import msgspec
+
+        document = msgspec.to_builtins(reply)
+        del document["reply"]  # the tag of the admin protocol
+        _print_json(document)
+        return 0
+    print(f"gateway      {reply.host}, listening on {', '.join(reply.listen)}")
+    print(f"running      since {reply.since}, {reply.memory_bytes / 2**20:.0f} MiB")
+    print(f"connections  {reply.connections}")
+    print(f"traffic      {_traffic(reply.totals)}")
+    print(f"sessions     {len(reply.sessions)}")
+    if reply.sessions:
+        _print_table(
+            ("DEVICE", "ADDRESSES", "PEER", "SINCE", "RTT", "MTU", "TRAFFIC"),
+            (
+                (
+                    session.device,
+                    " ".join(session.addresses),
+                    session.peer,
+                    session.since,
+                    f"{session.rtt_ms:.0f} ms",
+                    str(session.mtu),
+                    _traffic(session),
+                )
+                for session in reply.sessions
+            ),
+        )
+    return 0
+
+
+def revoke(state: StateDir, options: argparse.Namespace) -> int:
+    """Bar a device, through the gateway if one runs, which cuts the live session too."""
+    load_config(state.config)
+    reply = ask(state, RevokeRequest(options.name))
+    disconnected = isinstance(reply, Revoked) and reply.disconnected
+    if reply is None:
+        with Registry.open(state.registry) as registry:
+            registry.revoke(options.name, int(time.time()))
+    if options.json:
+        _print_json({"name": options.name, "revoked": True, "disconnected": disconnected})
+    else:
+        print(f"revoked {options.name}" + (" and cut its session" if disconnected else ""))
+    return 0
+
+
+def _moment(seconds: int | None) -> str | None:
+    return None if seconds is None else rfc3339(datetime.fromtimestamp(seconds, UTC))
+
+
+def _traffic(traffic: Traffic) -> str:
+    dropped = sum(traffic.drops.values())
+    words = f"{_size(traffic.tx_bytes)} to devices, {_size(traffic.rx_bytes)} from devices"
+    return f"{words}, {dropped} packets dropped" if dropped else words
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))

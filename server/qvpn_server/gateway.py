@@ -1,0 +1,258 @@
+"""The running gateway: who is let in, what they are told, and what the administrator sees.
+
+Binds the registry, the listener, the sessions and the packet path. What touches the network of the
+kernel is in `network`, the process around it in `service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qvpn_core.errors import QvpnError, TunUnavailable
+from qvpn_core.net.tun import Tun
+from qvpn_core.transport.interface import IncomingRequest
+from qvpn_core.transport.quic import QuicListener
+from qvpn_server.admin import serve_admin
+from qvpn_server.admin_protocol import (
+    GatewayStatus,
+    Reply,
+    Request,
+    Revoked,
+    RevokeRequest,
+    SessionStatus,
+    StatusRequest,
+    Traffic,
+    rfc3339,
+)
+from qvpn_server.config import GatewayConfig, join_host_port
+from qvpn_server.credentials import bearer_token, token_hash
+from qvpn_server.destinations import DestinationTable, layers_of
+from qvpn_server.device import DeviceTunnel
+from qvpn_server.forwarding import BATCH, Forwarder
+from qvpn_server.network import gateway_network
+from qvpn_server.registry import Device, Registry
+from qvpn_server.sessions import Session, SessionTable
+from qvpn_server.statedir import StateDir
+from qvpn_server.website import connect_ip_scope, not_found, refusal
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Admits devices and keeps their sessions. Make one with :func:`running_gateway`."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        registry: Registry,
+        sessions: SessionTable,
+        forwarder: Forwarder,
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._sessions = sessions
+        self._forwarder = forwarder
+        self._since = datetime.now(UTC)
+        #: What sessions that ended have moved.
+        self._past = Traffic(drops={})
+        self.listener: QuicListener | None = None
+
+    def on_request(self, incoming: IncomingRequest) -> None:
+        """Answer one request: a tunnel for a device, the 404 page for everybody else."""
+        request = incoming.request
+        now = time.time()
+        device = None
+        try:
+            device = self._device(request.header("authorization"))
+            scope = connect_ip_scope(request)
+            if device is None or scope is None:
+                incoming.respond(*not_found(request, now))
+            elif not scope.unlimited:
+                words = "this gateway does not limit tunnels to a target or protocol"
+                incoming.respond(*refusal(request, 501, words, now))
+            elif not self._has_room(device):
+                words = f"all {self._config.max_sessions} sessions are in use"
+                incoming.respond(*refusal(request, 503, words, now))
+            else:
+                self._admit(incoming, device, now)
+        except QvpnError as error:
+            # The pool or the registry. A stranger must not learn of it; a device tries again.
+            log.error("%s", error)
+            if device is None:
+                incoming.respond(*not_found(request, now))
+            else:
+                incoming.respond(*refusal(request, 503, error.what, now))
+
+    def answer(self, request: Request) -> Reply:
+        """Answer the administrator. Raises QvpnError."""
+        match request:
+            case StatusRequest():
+                return self._status()
+            case RevokeRequest(name):
+                self._registry.revoke(name, int(time.time()))
+                session = self._sessions.of_device(name)
+                if session is not None:
+                    session.tunnel.close()
+                return Revoked(name, disconnected=session is not None)
+
+    def _device(self, authorization: str | None) -> Device | None:
+        token = bearer_token(authorization)
+        return None if token is None else self._registry.device_by_token(token_hash(token))
+
+    def _has_room(self, device: Device) -> bool:
+        return (
+            len(self._sessions) < self._config.max_sessions
+            or self._sessions.of_device(device.name) is not None
+        )
+
+    def _admit(self, incoming: IncomingRequest, device: Device, now: float) -> None:
+        addresses = self._registry.lease(device, self._config.pools)
+        handler = DeviceTunnel(self._forwarder, asyncio.get_running_loop().time, self._ended)
+        tunnel = incoming.accept(handler)
+        session = Session(device.name, addresses, tunnel, since=now, mtu=tunnel.mtu)
+        replaced = self._sessions.add(session)
+        handler.open(session, self._config)
+        log.info(
+            "%s connected from %s with %s",
+            device.name,
+            join_host_port(*incoming.peer),
+            ", ".join(map(str, addresses)),
+        )
+        if replaced is not None:
+            log.info("%s: the new session replaces an older one", device.name)
+            replaced.tunnel.close()
+
+    def _ended(self, session: Session, error: QvpnError | None) -> None:
+        _add(self._past, _traffic(session))
+        if self._sessions.remove(session):
+            log.info("%s disconnected%s", session.device, f": {error.what}" if error else "")
+
+    def _status(self) -> GatewayStatus:
+        assert self.listener is not None
+        sessions = [_session_status(session) for session in self._sessions]
+        totals = Traffic(drops=dict(self._forwarder.drops))
+        for traffic in (self._past, *sessions):
+            _add(totals, traffic)
+        return GatewayStatus(
+            host=self._config.host,
+            listen=self.listening,
+            since=rfc3339(self._since),
+            connections=self.listener.connections,
+            sessions=sessions,
+            totals=totals,
+            memory_bytes=_resident_memory(),
+        )
+
+    @property
+    def listening(self) -> list[str]:
+        """The addresses that are listened on, with their real ports."""
+        assert self.listener is not None
+        return [join_host_port(*address) for address in self.listener.addresses]
+
+
+@asynccontextmanager
+async def running_gateway(
+    state: StateDir, config: GatewayConfig, stopped: asyncio.Future[None]
+) -> AsyncIterator[Gateway]:
+    """A gateway that serves while inside, and leaves nothing in the kernel afterwards.
+
+    The caller holds the state directory's lock. Raises QvpnError when it cannot start; `stopped`
+    gets one when it cannot go on.
+    """
+    async with AsyncExitStack() as stack:
+        registry = stack.enter_context(Registry.open(state.registry))
+        tun = await stack.enter_async_context(gateway_network(config, state.sysctls))
+        sessions = SessionTable()
+        layers = layers_of(config)
+        forwarder = Forwarder(
+            destinations={version: DestinationTable(version, layers) for version in (4, 6)},
+            sessions=sessions,
+            own={address.version: address.packed for address in config.gateway_addresses},
+            write_tun=tun.write_batch,
+        )
+        gateway = Gateway(config, registry, sessions, forwarder)
+        stack.callback(_forward_from(tun, forwarder, stopped))
+        gateway.listener = await QuicListener.start(
+            config.listen,
+            certificate=config.certificate,
+            private_key=config.private_key,
+            on_request=gateway.on_request,
+        )
+        # Without a reason phrase: callers who were never admitted get this close as well.
+        stack.push_async_callback(gateway.listener.close)
+        await stack.enter_async_context(serve_admin(state, gateway.answer))
+        yield gateway
+
+
+def _forward_from(
+    tun: Tun, forwarder: Forwarder, stopped: asyncio.Future[None]
+) -> Callable[[], object]:
+    """Forward what the kernel routes into the TUN. Returns what ends that."""
+    loop = asyncio.get_running_loop()
+    descriptor = tun.fileno()
+
+    def readable() -> None:
+        try:
+            packets = tun.read_batch(BATCH)
+        except TunUnavailable as error:
+            loop.remove_reader(descriptor)
+            if not stopped.done():
+                stopped.set_exception(error)
+            return
+        forwarder.from_tun(packets, loop.time())
+
+    loop.add_reader(descriptor, readable)
+    return lambda: loop.remove_reader(descriptor)
+
+
+def _session_status(session: Session) -> SessionStatus:
+    traffic = _traffic(session)
+    tunnel = session.tunnel
+    return SessionStatus(
+        tx_packets=traffic.tx_packets,
+        tx_bytes=traffic.tx_bytes,
+        rx_packets=traffic.rx_packets,
+        rx_bytes=traffic.rx_bytes,
+        drops=traffic.drops,
+        device=session.device,
+        addresses=[str(address) for address in session.addresses],
+        peer=join_host_port(*tunnel.peer),
+        transport=tunnel.transport,
+        since=rfc3339(datetime.fromtimestamp(session.since, UTC)),
+        rtt_ms=round(tunnel.rtt * 1000, 3),
+        mtu=session.mtu,
+    )
+
+
+def _traffic(session: Session) -> Traffic:
+    counters = session.tunnel.counters
+    traffic = Traffic(
+        tx_packets=counters.tx_packets,
+        tx_bytes=counters.tx_bytes,
+        rx_packets=counters.rx_packets,
+        rx_bytes=counters.rx_bytes,
+        drops=dict(counters.dropped),
+    )
+    _add(traffic, Traffic(drops=session.drops))
+    return traffic
+
+
+def _add(total: Traffic, part: Traffic) -> None:
+    total.tx_packets += part.tx_packets
+    total.tx_bytes += part.tx_bytes
+    total.rx_packets += part.rx_packets
+    total.rx_bytes += part.rx_bytes
+    for reason, count in part.drops.items():
+        total.drops[reason] = total.drops.get(reason, 0) + count
+
+
+def _resident_memory() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

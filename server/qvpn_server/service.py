@@ -1,0 +1,41 @@
+"""The gateway as a process: one per state directory, signals, readiness, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from qvpn_server.config import GatewayConfig, load_config
+from qvpn_server.gateway import running_gateway
+from qvpn_server.notify import notify
+from qvpn_server.statedir import StateDir
+
+
+def run(state: StateDir) -> None:
+    """Serve until SIGTERM or SIGINT. Raises QvpnError when the gateway cannot start."""
+    logging.basicConfig(level=logging.INFO, format="qvpn-server: %(message)s")
+    # Each of these says the same again, in more words and for every packet.
+    logging.getLogger("quic").setLevel(logging.ERROR)
+    config = load_config(state.config)
+    with state.locked():
+        asyncio.run(_serve(state, config))
+
+
+async def _serve(state: StateDir, config: GatewayConfig) -> None:
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    async with running_gateway(state, config, stopped) as gateway:
+        print(f"qvpn-server: listening on {', '.join(gateway.listening)}", flush=True)
+        notify("READY=1")
+        try:
+            await stopped
+        finally:
+            notify("STOPPING=1")
