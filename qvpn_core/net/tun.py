@@ -28,8 +28,9 @@ _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _SIOCSIFMTU: Final = 0x8922
-#: More than any IP packet, so that a read never cuts one short, whatever the MTU becomes.
-_READ_SIZE: Final = 65536
+#: More than any packet of an MTU that a tunnel has; room for the largest possible would cost 2 us
+#: with each packet.
+_READ_SIZE: Final = 16384
 
 
 class Tun:

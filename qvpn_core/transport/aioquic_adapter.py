@@ -532,7 +532,7 @@ class TunnelConnection(QuicConnection):
                     frame_type=QuicFrameType.PADDING,
                     reason_phrase="Reserved bits must be zero",
                 )
-                return
+                break
             if number > space.expected_packet_number:
                 space.expected_packet_number = number + 1
             if number > self._spin_highest_pn:
@@ -542,7 +542,7 @@ class TunnelConnection(QuicConnection):
 
             ack_eliciting = self._receive_frames(payload, cid, now)
             if self._close_pending or self._state is not _CONNECTED:
-                return
+                break
             handled = True
             if number > space.largest_received_packet:
                 space.largest_received_packet = number

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.world import World, unavailable
+from tests.world.vpn import Vpn
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,13 @@ def shared_world(namespaces_work: None) -> Iterator[World]:
     """One world for all tests of this process that leave it as it is, with a second client."""
     with World(second_client=True) as world:
         yield world
+
+
+@pytest.fixture(scope="module")
+def vpn(namespaces_work: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
+    """A world with a running gateway and two clients that are not connected, one per module.
+
+    A test that connects or stops something says ``vpn.settle()`` at its end.
+    """
+    with Vpn(tmp_path_factory.mktemp("vpn")) as vpn:
+        yield vpn
