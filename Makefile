@@ -17,7 +17,9 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 venv: $(STAMP)  ## a virtual environment with everything that development needs
 
 .PHONY: demo
-demo: $(STAMP)  ## a gateway, an internet and a client on this machine, and a tunnel between them
+demo:  ## a gateway, an internet and a client on this machine, and a tunnel between them
+	@[ "$$(id -u)" = 0 ] || { echo "make demo needs root for network namespaces: run it with sudo" >&2; exit 1; }
+	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.demo
 
 .PHONY: test

@@ -7,9 +7,12 @@ is anything done when it is dropped: `release` undoes.
 
 from __future__ import annotations
 
+import socket
+
+from qvpn_core.client.planner import Explanation, explain
 from qvpn_core.net.apply import ClientNetwork, clean_leftovers
 from qvpn_core.net.names import CLIENT_TUN
-from qvpn_core.net.plan import NetworkPlan
+from qvpn_core.net.plan import IPAddress, NetworkPlan
 from qvpn_core.net.tun import Tun
 
 
@@ -46,6 +49,17 @@ class Attachment:
         self.plan = plan
         return self._tun
 
+    def explain(self, destination: IPAddress) -> Explanation | None:
+        """Which way packets to `destination` go; None when nothing is in force."""
+        if self.plan is None:
+            return None
+        explanation = explain(self.plan, destination)
+        if explanation.way != "direct" and _is_own(destination):
+            # The kernel's table of its own addresses comes before ours.
+            words = f"{destination} is this machine's own address"
+            return Explanation(destination, "direct", None, words)
+        return explanation
+
     async def release(self) -> None:
         """Undo everything in reverse. Idempotent."""
         tun, network = self._tun, self._network
@@ -56,3 +70,14 @@ class Attachment:
         finally:
             if tun is not None:
                 tun.close()
+
+
+def _is_own(address: IPAddress) -> bool:
+    """Whether an interface of this machine has `address`: who talks to himself answers himself."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((str(address), 9))  # asks the routing tables, sends nothing
+        except OSError:
+            return False
+        return bool(sock.getsockname()[0] == str(address))

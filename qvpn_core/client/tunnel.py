@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.planner import Explanation, RoutePolicy, explain
+from qvpn_core.client.planner import Explanation, RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.session import Session
 from qvpn_core.client.states import Action, Event, Machine, State, Transition
@@ -126,8 +126,7 @@ class Tunnel:
 
     def explain(self, destination: IPAddress) -> Explanation | None:
         """Which way packets to `destination` go; None while no routes of ours are in place."""
-        plan = self._attachment.plan
-        return None if plan is None else explain(plan, destination)
+        return self._attachment.explain(destination)
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()

@@ -11,7 +11,7 @@ import socket
 from dataclasses import replace
 from typing import Final
 
-from qvpn_core.errors import NetworkSetupFailed, QvpnError
+from qvpn_core.errors import NetworkSetupFailed, PermissionMissing, QvpnError
 from qvpn_core.net import firewall, sysctl, undo
 from qvpn_core.net.guardian import Guardian
 from qvpn_core.net.links import Kernel
@@ -141,7 +141,8 @@ class ClientNetwork:
 async def clean_leftovers() -> None:
     """Remove what a client left whose guardian was killed too. For the start, before the TUN.
 
-    Does nothing while a client's TUN exists here, for then somebody is using it.
+    Does nothing while a client's TUN exists here, for then somebody is using it. Raises
+    PermissionMissing and NetworkSetupFailed.
     """
 
     def clean() -> list[QvpnError]:
@@ -152,8 +153,10 @@ async def clean_leftovers() -> None:
         return []
 
     failures = await in_thread(clean)
-    if failures:
-        raise NetworkSetupFailed(f"cannot remove what an earlier tunnel left: {failures[0]}")
+    for failure in failures:
+        if isinstance(failure, PermissionMissing):
+            raise failure
+        raise NetworkSetupFailed(f"cannot remove what an earlier tunnel left: {failure}")
 
 
 def _without_missing_versions(plan: NetworkPlan) -> NetworkPlan:

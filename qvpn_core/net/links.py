@@ -168,10 +168,9 @@ def _doing(what: str, *, absent_is_fine: bool = False) -> Iterator[None]:
     except NetlinkError as error:
         if absent_is_fine and error.code in _ABSENT:
             return
-        if error.code in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
-            raise PermissionMissing(
-                "only root may change the network", "run it with sudo"
-            ) from error
+        if error.code in (errno.EPERM, errno.EACCES):
+            hint = "in a container, allow CAP_NET_ADMIN" if os.geteuid() == 0 else "use sudo"
+            raise PermissionMissing("not allowed to change the network", hint) from error
         raise NetworkSetupFailed(f"cannot {what} ({os.strerror(error.code)})") from error
 
 

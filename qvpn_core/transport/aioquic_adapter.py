@@ -187,6 +187,15 @@ class TunnelConnection(QuicConnection):
         """The application protocol that TLS chose."""
         return self.tls.alpn_negotiated
 
+    def can_write(self, stream_id: int) -> bool:
+        """Whether a stream's sending part is open: neither finished nor reset, by either side."""
+        stream = self._streams.get(stream_id)
+        return (
+            stream is not None
+            and stream.sender._buffer_fin is None
+            and stream.sender._reset_error_code is None
+        )
+
     def ack_due(self, now: float) -> bool:
         """Whether an ACK that is not delayed any longer waits to be sent."""
         ack_at = self._spaces[_ONE_RTT].ack_at
@@ -234,6 +243,11 @@ class TunnelConnection(QuicConnection):
         else:
             self._large_lost_in_a_row = 0
 
+    @property
+    def can_probe(self) -> bool:
+        """Whether `probe` can build one now; not while a new path is being validated."""
+        return self._handshake_complete and not self.ended and self._network_paths[0].is_validated
+
     def probe(
         self, size: int, now: float, done: ProbeHandler
     ) -> list[tuple[bytes, NetworkAddress]]:
@@ -242,9 +256,9 @@ class TunnelConnection(QuicConnection):
         `done(size, arrived)` is called once, later. A probe is exempt from the congestion window
         and its loss is no congestion (RFC 9000 section 14.4, RFC 8899 section 3).
         """
-        path = self._network_paths[0]
-        if not self._handshake_complete or self.ended or not path.is_validated:
+        if not self.can_probe:
             return []
+        path = self._network_paths[0]
 
         def delivered(state: QuicDeliveryState) -> None:
             done(size, state is QuicDeliveryState.ACKED)
@@ -281,7 +295,7 @@ class TunnelConnection(QuicConnection):
     def pack_datagrams(self, pending: deque[bytes], prefix: bytes, now: float) -> Batch:
         """Take payloads from the left of `pending` and make packets of them.
 
-        They are not congestion controlled, as RFC 9484 section 9.1 allows for what is congestion
+        They are not congestion controlled, as RFC 9484 section 10 allows for what is congestion
         controlled inside (docs/decisions/0003); `MAX_UNACKNOWLEDGED` only bounds memory. Each goes
         into a DATAGRAM frame behind `prefix`; small ones share a packet, which is as large as
         `packet_size` at most. Every payload must fit (`max_datagram_payload` less the prefix).
@@ -559,7 +573,8 @@ class TunnelConnection(QuicConnection):
         if handled:
             self._acknowledge(space, acked_from, acked_to)
             self.last_received = now
-            self._close_at = now + self._idle_timeout()
+            if self._state is _CONNECTED:  # else it is when the draining period ends
+                self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = False
 
     @staticmethod

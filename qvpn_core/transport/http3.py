@@ -8,6 +8,7 @@ callbacks.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from aioquic.h3 import events as h3_events
@@ -31,7 +32,10 @@ from qvpn_core.transport.interface import (
 from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
 
+log = logging.getLogger(__name__)
+
 H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
+H3_INTERNAL_ERROR = 0x102
 IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 10.1
 TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
@@ -204,7 +208,10 @@ class Http3Connection:
     def receive(self, batch: Sequence[bytes], address: NetworkAddress, now: float) -> None:
         """Take UDP payloads from one address; call `flush` when there are no more."""
         self._receiving = True
-        self.quic.receive_datagrams(batch, address, now)
+        try:
+            self.quic.receive_datagrams(batch, address, now)
+        except Exception:
+            self._fail()
 
     def flush(self) -> None:
         """Handle what was received and send what is due."""
@@ -212,6 +219,8 @@ class Http3Connection:
         try:
             self._handle_events()
             self._handle_datagrams()
+        except Exception:
+            self._fail()
         finally:
             self._receiving = False
         if self._transmit_due or self.quic.control_received or self.quic.ack_due(self.now()):
@@ -220,6 +229,12 @@ class Http3Connection:
             # Nothing but datagrams and ACKs came. What these set free beside datagrams (a
             # retransmission) goes out with the ACK, a millisecond later.
             self.transmit_datagrams()
+
+    def _fail(self) -> None:
+        """A defect, of ours, of aioquic or of an owner, ends this connection and no other."""
+        log.exception("the connection with %s failed by a defect", self.peer)
+        self.quic.close(error_code=H3_INTERNAL_ERROR)
+        self._transmit_due = True
 
     # Sending
 
@@ -316,7 +331,7 @@ class Http3Connection:
 
     def _discover_path_mtu(self, now: float) -> None:
         pmtud = self._pmtud
-        if pmtud is None or self._ended:
+        if pmtud is None or self._ended or not self.quic.can_probe:
             return
         if self.quic.black_hole_suspected:
             self.quic.reset_black_hole()
@@ -326,6 +341,11 @@ class Http3Connection:
                 if self._send([data], address):
                     pmtud.refused(size, now)
         self._apply_path_mtu(pmtud)
+
+    @property
+    def path_doubtful(self) -> bool:
+        """Whether the path has not yet carried the smallest useful packet, but lost one."""
+        return self._pmtud is not None and self._pmtud.doubtful
 
     def _probe_done(self, size: int, arrived: bool) -> None:
         if self._pmtud is not None:
@@ -341,7 +361,9 @@ class Http3Connection:
         if pmtud.phase is Phase.ERROR:
             if not self.path_usable.done():
                 self.path_usable.set_result(False)
-            for stream_id, tunnel in list(self.tunnels.items()):
+            while self.tunnels:
+                # Taken out first: what is sent to end it asks for the path MTU again.
+                stream_id, tunnel = self.tunnels.popitem()
                 self.end_stream(stream_id, H3_REQUEST_CANCELLED)
                 tunnel.ended(too_narrow())
             return
@@ -374,9 +396,16 @@ class Http3Connection:
         return await future
 
     def accept(self, stream_id: int, handler: TunnelHandler, headers: Headers) -> Http3Tunnel:
-        """Answer a request with 200 and open its tunnel."""
+        """Answer a request with 200 and open its tunnel.
+
+        When the peer has gone meanwhile, or wants no answer any more, the tunnel ends at once.
+        """
         assert self._h3 is not None
-        self._transmit_due = True
+        if self._ended or not self.quic.can_write(stream_id):
+            tunnel = Http3Tunnel(self, stream_id, handler)
+            gone = TunnelLost("the peer cancelled its request")
+            self._loop.call_soon(tunnel.ended, gone)
+            return tunnel
         self._h3.send_headers(
             stream_id,
             [
@@ -385,14 +414,17 @@ class Http3Connection:
                 *((name.encode(), value.encode()) for name, value in headers),
             ],
         )
-        return self._open_tunnel(stream_id, handler)
+        tunnel = self._open_tunnel(stream_id, handler)
+        self._transmit()
+        return tunnel
 
     def respond(
         self, stream_id: int, status: int, headers: Headers, body: bytes, *, stop: bool
     ) -> None:
         """Answer a request and finish its stream; `stop` asks for no more of the request."""
         assert self._h3 is not None
-        self._transmit_due = True
+        if self._ended or not self.quic.can_write(stream_id):
+            return  # nobody wants to hear it
         self._h3.send_headers(
             stream_id,
             [
@@ -403,6 +435,7 @@ class Http3Connection:
         self._h3.send_data(stream_id, body, end_stream=True)
         if stop:
             self.quic.stop_stream(stream_id, H3_NO_ERROR)
+        self._transmit()
 
     def _open_tunnel(self, stream_id: int, handler: TunnelHandler) -> Http3Tunnel:
         tunnel = Http3Tunnel(self, stream_id, handler)
@@ -412,7 +445,7 @@ class Http3Connection:
     def send_data(self, stream_id: int, data: bytes) -> None:
         """Send capsule bytes."""
         assert self._h3 is not None
-        if not self._ended:
+        if not self._ended and self.quic.can_write(stream_id):
             self._h3.send_data(stream_id, data, end_stream=False)
             self._transmit()
 
@@ -421,11 +454,11 @@ class Http3Connection:
         assert self._h3 is not None
         if self._ended:
             return
-        if error is None:
-            self._h3.send_data(stream_id, b"", end_stream=True)
-        else:
+        if error is not None:
             self.quic.reset_stream(stream_id, error)
             self.quic.stop_stream(stream_id, error)
+        elif self.quic.can_write(stream_id):
+            self._h3.send_data(stream_id, b"", end_stream=True)
         self._transmit()
 
     def close(self, reason: str = "") -> None:
@@ -464,7 +497,7 @@ class Http3Connection:
                 isinstance(event, quic_events.StopSendingReceived)
                 # With NO_ERROR only the rest of a request is not wanted, and a response comes
                 # that must not be discarded (RFC 9114 section 4.1).
-                and event.error_code != H3_NO_ERROR
+                and (event.error_code != H3_NO_ERROR or event.stream_id in self.tunnels)
             ):
                 self._stream_reset(event.stream_id, event.error_code)
             elif self._on_connection_id is not None:
@@ -495,12 +528,14 @@ class Http3Connection:
             if len(packets) == len(received):
                 return
             received = [data for data in received if not data.startswith(prefix)]
-            tunnel.counters.drop(UNKNOWN_CONTEXT, len(received))
+            strange = sum(data.startswith(prefix[:-1]) for data in received)
+            if strange:
+                tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
 
     def _handle_http_event(self, event: h3_events.H3Event) -> None:
         if isinstance(event, h3_events.HeadersReceived):
-            if event.stream_id in self.tunnels:
-                pass  # trailers: nothing in them concerns a tunnel
+            if not event.headers or not event.headers[0][0].startswith(b":"):
+                pass  # trailers: nothing in them concerns us (RFC 9114 section 4.3)
             elif self._on_request is not None:
                 request = parse_request(event.headers)
                 self._on_request(

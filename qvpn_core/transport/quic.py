@@ -36,6 +36,7 @@ from qvpn_core.errors import (
     PermissionMissing,
     PortInUse,
     QvpnError,
+    TunnelLost,
     UsageError,
 )
 from qvpn_core.transport import settings
@@ -161,8 +162,7 @@ class _Dial:
         self._finish(_handshake_error(event, self._peer))
 
     def _finish(self, error: QvpnError) -> None:
-        if not self.end.done():
-            self.end.set_result(error)
+        self.fail(error)
         self._release()
 
     def _release(self) -> None:
@@ -174,6 +174,11 @@ class _Dial:
             self._loop.remove_writer(self._socket.fileno())
             self._loop.call_soon(self._socket.close)
 
+    def fail(self, error: QvpnError) -> None:
+        """The tunnel ended before its owner had it: whoever waits for it is told."""
+        if not self.end.done():
+            self.end.set_result(error)
+
     def close(self, reason: str = "") -> None:
         """Tell the peer, and give everything back."""
         if not self.http.quic.ended:
@@ -183,7 +188,10 @@ class _Dial:
 
 
 class _ClosingHandler:
-    """Forwards to the owner's handler, and closes the connection when its only tunnel ends."""
+    """Forwards to the owner's handler, and closes the connection when its only tunnel ends.
+
+    An end before `open` is set is the failure of `connect`, and not told to the handler.
+    """
 
     def __init__(self, handler: TunnelHandler, dial: _Dial) -> None:
         self.capsule_data = handler.capsule_data
@@ -193,10 +201,17 @@ class _ClosingHandler:
         self.mtu_changed = handler.mtu_changed
         self._closed = handler.closed
         self._dial = dial
+        self.open = False
 
     def closed(self, error: QvpnError | None) -> None:
-        self._dial.close()
-        self._closed(error)
+        if self.open:
+            self._dial.close()
+            self._closed(error)
+        elif self._dial.http.path_doubtful:
+            # Both ends look for the path MTU, and the gateway was the first to give up.
+            self._dial.fail(too_narrow())
+        else:
+            self._dial.fail(error or TunnelLost("the gateway closed the tunnel at once"))
 
 
 async def connect(
@@ -218,7 +233,8 @@ async def connect(
     is checked against `host` all the same. Closing the tunnel closes its connection.
 
     Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
-    GatewayRefused, PathTooNarrow.
+    GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
+    `closed` is called only for a tunnel that was returned.
     """
     on_stage("resolving")
     endpoints = [
@@ -244,7 +260,7 @@ async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
         )
-    except (socket.gaierror, UnicodeError) as error:
+    except (socket.gaierror, ValueError) as error:
         raise NameNotResolved(
             f"cannot find the address of {host}", "check the name and this machine's DNS"
         ) from error
@@ -275,10 +291,11 @@ async def _connect_to(
         ) from error
     try:
         quic = TunnelConnection(configuration=settings.client_configuration(host, trust))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         udp.close()
+        why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
         raise UsageError(
-            f"cannot read the certification authorities in {trust.ca_file} ({error.strerror})",
+            f"cannot read the certification authorities in {trust.ca_file} ({why})",
             "give an existing PEM file",
         ) from error
     dial = _Dial(udp, address, quic, trust)
@@ -298,6 +315,7 @@ async def _connect_to(
             )
             if not await _unless_ended(dial, dial.http.path_usable):
                 raise too_narrow()
+            wrapped.open = True
             return tunnel
     except TimeoutError:
         dial.close()
@@ -509,6 +527,9 @@ class QuicListener:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             sock = _plain_socket(family)
+        except OSError as error:  # a kernel without IPv6
+            raise _bind_error(address, error) from error
+        try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))

@@ -9,6 +9,7 @@ from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
+from cryptography.x509 import load_pem_x509_certificates
 
 from qvpn_core.transport.trust import Trust
 
@@ -62,13 +63,19 @@ def _configuration(*, is_client: bool) -> QuicConfiguration:
 
 
 def client_configuration(host: str, trust: Trust) -> QuicConfiguration:
-    """The client's side. With pins, the caller itself checks the certificate afterwards."""
+    """The client's side. With pins, the caller itself checks the certificate afterwards.
+
+    Raises OSError or ValueError for an unusable file of authorities.
+    """
     configuration = _configuration(is_client=True)
     configuration.server_name = host
     if trust.pins:
         configuration.verify_mode = ssl.CERT_NONE
     elif trust.ca_file is not None:
-        configuration.load_verify_locations(cafile=trust.ca_file)
+        # Read now: aioquic would read it in the middle of the handshake, and raise there.
+        authorities = Path(trust.ca_file).read_bytes()
+        load_pem_x509_certificates(authorities)
+        configuration.load_verify_locations(cadata=authorities)
     else:
         system = next((path for path in _SYSTEM_AUTHORITIES if Path(path).exists()), None)
         if system is not None:
@@ -79,5 +86,11 @@ def client_configuration(host: str, trust: Trust) -> QuicConfiguration:
 def server_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
     """The gateway's side. Raises OSError or ValueError for unusable files."""
     configuration = _configuration(is_client=False)
-    configuration.load_cert_chain(str(certificate), str(private_key))
+    try:
+        configuration.load_cert_chain(str(certificate), str(private_key))
+    except TypeError as error:  # a key with a passphrase
+        raise ValueError(str(error)) from error
+    leaf, key = configuration.certificate, configuration.private_key
+    if leaf is None or key is None or leaf.public_key() != key.public_key():
+        raise ValueError("they do not belong together")
     return configuration

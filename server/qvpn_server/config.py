@@ -292,6 +292,11 @@ def _check_agreement(config: GatewayConfig) -> None:
                 )
     for server in config.dns:
         network = ip_network(server)
+        if not any(pool.version == server.version for pool in config.pools):
+            raise UsageError(
+                f"devices cannot reach the DNS server {server} without an IPv{server.version} pool",
+                f"leave it out, or give --pool{server.version}",
+            )
         if not any(_inside(network, route) for route in config.advertised):
             raise UsageError(
                 f"the DNS server {server} is outside the advertised routes",

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.world import World, unavailable
-from tests.world.vpn import Vpn
+from tests.world.vpn import POOL4, POOL6, Vpn
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What may be left out with ``-m "not slow"`` when in a hurry."""
+    config.addinivalue_line("markers", "slow: takes half a minute or more")
 
 
 @pytest.fixture(scope="session")
@@ -38,4 +43,16 @@ def vpn(namespaces_work: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     A test that connects or stops something says ``vpn.settle()`` at its end.
     """
     with Vpn(tmp_path_factory.mktemp("vpn")) as vpn:
+        yield vpn
+
+
+@pytest.fixture(scope="module")
+def connected(namespaces_work: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
+    """The same with its first client connected, everything in the tunnel, and no relay.
+
+    For tests that leave it so. The pools are POOL4 and POOL6.
+    """
+    pools = ("--pool4", POOL4, "--pool6", POOL6)
+    with Vpn(tmp_path_factory.mktemp("connected"), *pools, relay=False) as vpn:
+        vpn.clients[0].up("--all")
         yield vpn

@@ -78,6 +78,10 @@ class Site:
     v4: str
     v6: str
 
+    def address(self, version: int) -> str:
+        """Its IPv4 or its IPv6 address."""
+        return self.v4 if version == 4 else self.v6
+
 
 #: Two networks of sites, so that one can be tunnelled and the other left out.
 NETS: Final = (("192.0.2.0/24", "2001:db8:a::/64"), ("198.51.100.0/24", "2001:db8:b::/64"))

@@ -20,10 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from qvpn_server.credentials import new_token, token_hash
+from qvpn_server.registry import Registry
 from tests.world import plan
 from tests.world.namespaces import Namespace
 from tests.world.snapshot import snapshot
@@ -31,6 +34,10 @@ from tests.world.topology import World
 
 BIN: Final = Path(sys.executable).parent
 GATEWAY_PORT: Final = 443
+#: Pools for a gateway whose addresses inside a test must know, and its own address in each.
+POOL4: Final = "10.86.0.0/16"
+POOL6: Final = "fd86:9484::/64"
+INSIDE: Final = {4: "10.86.0.1", 6: "fd86:9484::1"}
 #: Seconds that a start or an end may take on a busy machine.
 PATIENCE: Final = 20.0
 #: Seconds in which the end of one side must reach the other: far below the keepalive (10 s) and the
@@ -80,11 +87,13 @@ class VpnGateway:
         return _checked(self.host.run(argv, check=False, timeout=PATIENCE), check)
 
     def init(self, *options: str) -> None:
-        """Create the gateway's state; it listens on both of its addresses."""
-        self.command(
-            "init", "--host", self.address, "--dns", plan.COMPANY_DNS.v4, plan.COMPANY_DNS.v6,
-            *options,
-        )  # fmt: skip
+        """Create the gateway's state; it listens on both of its addresses.
+
+        Its resolvers are the company's, unless `options` name others.
+        """
+        if "--dns" not in options:
+            options = ("--dns", plan.COMPANY_DNS.v4, plan.COMPANY_DNS.v6, *options)
+        self.command("init", "--host", self.address, *options)
 
     def start(self, **environment: str) -> None:
         """Run the gateway, with more in its environment, and wait until it listens."""
@@ -117,10 +126,24 @@ class VpnGateway:
         printed = json.loads(self.command("token", name, "--json").stdout)
         return Credentials(**printed)
 
+    def tokens(self, *names: str) -> list[Credentials]:
+        """Create many devices as `token` does, without a process for each."""
+        like = self.token("like-" + names[0])
+        with Registry.open(self.state / "registry.sqlite3") as registry:
+            made = [Credentials(name, new_token(), like.gateway, like.pin) for name in names]
+            for device in made:
+                registry.add_device(device.name, token_hash(device.token), int(time.time()))
+        return made
+
     def status(self) -> dict[str, Any]:
         """What `status --json` prints."""
         status: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
         return status
+
+    def session(self, device: str) -> dict[str, Any] | None:
+        """What `peek` says of one device, None while it is not connected."""
+        sessions = self.peek().get("sessions", [])
+        return next((session for session in sessions if session["device"] == device), None)
 
     def peek(self) -> dict[str, Any]:
         """As `status`, from the admin socket itself: without the half second of a command.
@@ -130,7 +153,7 @@ class VpnGateway:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             directory = os.open(self.state, os.O_PATH)  # an address holds only a short path
             try:
-                return _ask(sock, f"/proc/self/fd/{directory}/admin.sock", {"request": "status"})
+                return _ask(sock, f"/proc/self/fd/{directory}/admin.sock", {"command": "status"})
             finally:
                 os.close(directory)
 
@@ -195,9 +218,7 @@ class VpnClient:
         self.wait_for("connected")
         return process
 
-    def begin(
-        self, *options: str, name: str = "home", **environment: str
-    ) -> subprocess.Popen[str]:
+    def begin(self, *options: str, name: str = "home", **environment: str) -> subprocess.Popen[str]:
         """Start `qvpn up` with these options and do not wait for anything."""
         return self.host.popen(
             [str(BIN / "qvpn"), "up", name, *options],
@@ -220,6 +241,18 @@ class VpnClient:
             return _ask(sock, f"{self._runtime.name}/agent.sock", {"command": "status"}).get(
                 "status", {}
             )
+
+    def address(self, version: int) -> str:
+        """The tunnel's own IPv4 or IPv6 address, without its prefix length."""
+        found = (ip_interface(address).ip for address in self.peek()["addresses"])
+        return next(str(address) for address in found if address.version == version)
+
+    def way(self, destination: str) -> str:
+        """What `routes explain` says of an address, in one word: tunnel, direct or refused."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            request = {"command": "explain", "destination": destination}
+            way: str = _ask(sock, f"{self._runtime.name}/agent.sock", request)["way"]
+            return way
 
     def agent(self) -> int | None:
         """The process that holds the tunnel, None when there is none."""
@@ -264,6 +297,7 @@ def _checked(
 class Vpn:
     """A world with a gateway that runs, and two clients with one profile each, ``home``.
 
+    `address` is the one by which the profiles know the gateway, further options are the world's.
     `before` are the snapshots of the client's, the second client's and the gateway's namespace from
     before the first command, by namespace.
     """
@@ -273,17 +307,28 @@ class Vpn:
     clients: tuple[VpnClient, VpnClient]
     before: dict[Namespace, str]
 
-    def __init__(self, directory: Path, *init_options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *init_options: str,
+        address: str = plan.GATEWAY4,
+        **world_options: Any,
+    ) -> None:
         self._directory = directory
         self._init_options = init_options
+        self._address = address
+        self._world_options = world_options
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            world = self.world = stack.enter_context(World(second_client=True))
+            world = self.world = stack.enter_context(
+                World(second_client=True, **self._world_options)
+            )
             hosts = (world.client, world.client2, world.gateway)
             self.before = {host: snapshot(host) for host in hosts}
-            self.gateway = VpnGateway(world.gateway, self._directory / "gateway")
+            state = self._directory / "gateway"
+            self.gateway = VpnGateway(world.gateway, state, address=self._address)
             self.gateway.init(*self._init_options)
             self.gateway.start()
             first, second = (
@@ -306,7 +351,8 @@ class Vpn:
 
     def settle(self) -> None:
         """For the end of a test, also of one that failed: no client is up, the gateway runs."""
-        self.world.relay.clear()
+        if hasattr(self.world, "relay"):
+            self.world.relay.clear()
         for client in self.clients:
             if client.agent() is not None:
                 client.command("down", check=False)
@@ -339,19 +385,17 @@ def until(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -> T
 def leaves_nothing(host: Namespace, within: float = 0.0) -> Iterator[None]:
     """What is done inside leaves no trace in `host`, at the latest `within` seconds after it.
 
-    No network state and no process, that is; AssertionError with the difference otherwise.
+    Network state as before, and soon no process more; AssertionError with the difference otherwise.
     """
     before, processes = snapshot(host), _processes(host)
     yield
     end = time.monotonic() + within
-    while (after := snapshot(host)) != before or (running := _processes(host)) - processes:
-        if time.monotonic() > end:
-            changes = list(
-                difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after")
-            )
-            assert not changes, "\n".join(changes)
-            raise AssertionError(f"still running: {running - processes}")
+    while (after := snapshot(host)) != before and time.monotonic() < end:
         time.sleep(0.02)
+    changes = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after")
+    assert after == before, "\n".join(changes)
+    # An interpreter needs a moment to end after it has said that all is done.
+    until(lambda: not _processes(host) - processes, f"no process more: {_processes(host)}")
 
 
 def _processes(host: Namespace) -> set[str]:

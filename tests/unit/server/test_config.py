@@ -53,6 +53,7 @@ def test_relative_files_belong_to_the_state_directory(tmp_path: Path) -> None:
         ({"pool6": "fe80::/64"}, "cannot be routed"),
         ({"pool4": "none", "pool6": "none"}, "both pools"),
         ({"dns": ["nine"]}, "DNS server"),
+        ({"dns": ["2001:db8::53"], "pool6": "none"}, "without an IPv6 pool"),
         (
             {"dns": ["9.9.9.9"], "routes": ["192.0.2.0/24"]},
             r"outside the advertised.*9\.9\.9\.9/32",
