@@ -46,22 +46,33 @@ def find_invite(text: str) -> Invite:
     """
     if len(text) > MAX_TEXT:
         raise InviteMissing("the text is too long for an invite", "paste only the link")
+    failures: list[QvpnError] = []
+    # A mailer may double line ends. Where that does not help, an empty line is what it looks like,
+    # and tells a link that was cut off from one that was changed.
+    for paragraph_end in ("", " "):
+        found, failed = _search(_normal_form(text, paragraph_end))
+        failures = failed or failures
+        if len(found) > 1:
+            raise InviteAmbiguous(
+                f"the text holds {len(found)} different invite links", "paste the one that you mean"
+            )
+        if found:
+            return found.pop()
+    if failures:
+        raise failures[0]
+    raise InviteMissing("there is no invite link in the text", f"it begins with {SCHEME}")
+
+
+def _search(normal: str) -> tuple[set[Invite], list[QvpnError]]:
+    """The invites in a normal form, and what is wrong with each other link."""
     found: set[Invite] = set()
     failures: list[QvpnError] = []
-    for candidate in _SCHEME.split(_normal_form(text))[1:]:
+    for candidate in _SCHEME.split(normal)[1:]:
         try:
             found.add(_read(candidate))
         except QvpnError as error:
             failures.append(error)
-    if len(found) > 1:
-        raise InviteAmbiguous(
-            f"the text holds {len(found)} different invite links", "paste the one that you mean"
-        )
-    if found:
-        return found.pop()
-    if failures:
-        raise failures[0]
-    raise InviteMissing("there is no invite link in the text", f"it begins with {SCHEME}")
+    return found, failures
 
 
 def _read(candidate: str) -> Invite:
@@ -74,17 +85,16 @@ def _read(candidate: str) -> Invite:
         raise
 
 
-def _normal_form(text: str) -> str:
+def _normal_form(text: str, paragraph_end: str) -> str:
     """`text` with its lines joined, percent-encoding undone and a space for all that is foreign."""
-    text = _join_lines(text)
+    text = _join_lines(text, paragraph_end)
     for _ in range(_MAX_PERCENT_ENCODINGS):
         if "%" not in text:
             break
-        text = _join_lines(unquote(text))
+        text = _join_lines(unquote(text), paragraph_end)
     return _FOREIGN.sub(" ", text)
 
 
-def _join_lines(text: str) -> str:
-    # An empty line is the end of a paragraph, not of a line that was broken.
+def _join_lines(text: str, paragraph_end: str) -> str:
     lines = (line.strip(_LINE_ENDS) for line in text.translate(_INVISIBLE).splitlines())
-    return "".join(line or " " for line in lines)
+    return "".join(line or paragraph_end for line in lines)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
 H3_INTERNAL_ERROR = 0x102
-IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 10.1
+IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 7.2
 TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
 

@@ -202,10 +202,18 @@ class UdpSocket:
         ancillary: Sequence[LocalAddress],
         to: tuple[str, int] | None,
     ) -> None:
-        if to is None:
-            self._sock.sendmsg(buffers, ancillary)
-        else:
+        if to is not None:
             self._sock.sendmsg(buffers, ancillary, 0, to)
+            return
+        try:
+            self._sock.sendmsg(buffers, ancillary)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # A connected socket reports an ICMP message about an earlier packet by failing the next
+            # call, whatever that sends, and EMSGSIZE looks the same from a router as from the local
+            # interface. Reported once, it is gone; what concerns this packet fails again.
+            self._sock.sendmsg(buffers, ancillary)
 
     @staticmethod
     def _run_length(datagrams: Sequence[Datagram], start: int) -> int:
