@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError
 from aioquic.h3.connection import H3Connection, Setting
+from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     NetworkAddress,
@@ -196,6 +197,15 @@ class TunnelConnection(QuicConnection):
             and stream.sender._reset_error_code is None
         )
 
+    def take_issued_connection_ids(self) -> list[bytes]:
+        """Connection IDs of ours that were sent to the peer since the last call."""
+        issued = [
+            event for event in self._events if isinstance(event, quic_events.ConnectionIdIssued)
+        ]
+        for event in issued:
+            self._events.remove(event)
+        return [event.connection_id for event in issued]
+
     def ack_due(self, now: float) -> bool:
         """Whether an ACK that is not delayed any longer waits to be sent."""
         ack_at = self._spaces[_ONE_RTT].ack_at
@@ -284,10 +294,12 @@ class TunnelConnection(QuicConnection):
         self._packet_number = builder.packet_number
         for packet in packets:
             packet.sent_time = now
-            packet.in_flight = False
+            # Kept out of the window, and of the probe timeout, which in an outage or when the path
+            # becomes slow takes the oldest packet for lost, with no evidence.
+            packet.in_flight = packet.is_ack_eliciting = False
             self._loss.on_packet_sent(packet=packet, space=self._spaces[_ONE_RTT])
-            # Not done for what is not in flight: after a silence the probe would be late at once.
-            self._loss._time_of_last_sent_ack_eliciting_packet = now
+        # The evidence: once this small one is acknowledged, the probe has arrived or is lost.
+        self.send_ping(0)
         return [(datagram, path.addr) for datagram in datagrams]
 
     # Sending

@@ -20,6 +20,7 @@ from qvpn_core.masque.varint import encode_varint
 from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection, TunnelH3Connection
 from qvpn_core.transport.interface import (
+    H3_DATAGRAM_ERROR,
     H3_REQUEST_CANCELLED,
     Address,
     Headers,
@@ -255,6 +256,10 @@ class Http3Connection:
             batch.append(data)
         if batch:
             self._send_batch(batch, to, now)
+        if self._on_connection_id is not None:
+            # Issued in what was just sent: the peer's next packet may already use them.
+            for connection_id in self.quic.take_issued_connection_ids():
+                self._on_connection_id(connection_id, True)
         self.transmit_datagrams()
 
     def transmit_datagrams(self) -> None:
@@ -500,10 +505,8 @@ class Http3Connection:
                 and (event.error_code != H3_NO_ERROR or event.stream_id in self.tunnels)
             ):
                 self._stream_reset(event.stream_id, event.error_code)
-            elif self._on_connection_id is not None:
-                if isinstance(event, quic_events.ConnectionIdIssued):
-                    self._on_connection_id(event.connection_id, True)
-                elif isinstance(event, quic_events.ConnectionIdRetired):
+            elif isinstance(event, quic_events.ConnectionIdRetired):
+                if self._on_connection_id is not None:
                     self._on_connection_id(event.connection_id, False)
             if self._h3 is not None:
                 for http_event in self._h3.handle_event(event):
@@ -605,11 +608,15 @@ class Refused(Exception):
         self.status = status
 
 
+#: What HTTP/3 and its extensions define; any other code means H3_NO_ERROR (RFC 9114 section 8).
+_H3_ERRORS = frozenset((H3_DATAGRAM_ERROR, *range(H3_NO_ERROR + 1, 0x203)))
+
+
 def lost(event: quic_events.ConnectionTerminated) -> QvpnError:
     """Why an established connection ended, in words."""
     if event.reason_phrase == "Idle timeout":
         return TunnelLost(f"no packet from the peer for {settings.IDLE_TIMEOUT:.0f} seconds")
-    if event.error_code == H3_NO_ERROR and event.frame_type is None:
+    if event.frame_type is None and event.error_code not in _H3_ERRORS:
         return TunnelLost("the peer closed the connection", event.reason_phrase)
     return TunnelLost(
         f"the connection failed (QUIC error {event.error_code:#x})", event.reason_phrase
