@@ -18,7 +18,7 @@ from typing import Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from qvpn_core.auth.device_key import DeviceKey
+from qvpn_core.auth.device_key import DeviceKey, key_id
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.auth.http_field import parse_credentials, quote
 from qvpn_core.masque.varint import encode_varint
@@ -33,7 +33,6 @@ KeyLookup = Callable[[bytes], bytes | None]
 
 _SIGNATURE_INPUT_BYTES = 32  # of the exporter's output; the rest is the verification
 _SIGNED_PREFIX = b" " * 64 + b"HTTP Concealed Authentication\0"
-_BYTE_SEQUENCE = re.compile(r"[A-Za-z0-9_-]*")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,4}")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -145,15 +144,18 @@ class Verifier:
         public_key = self._lookup(claimed.key_id)
         output = _export(claimed, exporter, origin)
         plausible = _plausible(claimed, public_key or self._nobody.public_key, output)
-        genuine = plausible and claimed is not self._nobody and public_key is not None
+        genuine = plausible and public_key is not None
         subject = claimed if genuine else self._nobody
         return claimed.key_id if _signature_valid(subject, output) and genuine else None
 
 
 def verify_self(field: str, exporter: Exporter, origin: Origin) -> bytes | None:
-    """The public key that `field` proves possession of, enrolled or not; None if it proves none."""
+    """The public key that `field` proves possession of, enrolled or not; None if it proves none.
+
+    Its key ID must be the one of `device_key.key_id`.
+    """
     claimed = ConcealedCredentials.parse(field)
-    if claimed is None:
+    if claimed is None or claimed.key_id != key_id(claimed.public_key):
         return None
     output = _export(claimed, exporter, origin)
     if _plausible(claimed, claimed.public_key, output) and _signature_valid(claimed, output):
@@ -180,13 +182,13 @@ def _export(claimed: ConcealedCredentials, exporter: Exporter, origin: Origin) -
 
 
 def _exporter_context(
-    signature_scheme: int, key_id: bytes, public_key: bytes, origin: Origin, realm: str
+    signature_scheme: int, identifier: bytes, public_key: bytes, origin: Origin, realm: str
 ) -> bytes:
     """The key exporter context (RFC 9729 section 3.1)."""
     return b"".join(
         (
             signature_scheme.to_bytes(2, "big"),
-            _prefixed(key_id),
+            _prefixed(identifier),
             _prefixed(public_key),
             _prefixed(origin.scheme.encode()),
             _prefixed(origin.host.encode()),
@@ -229,11 +231,9 @@ def _encode(data: bytes) -> str:
 
 def _decode(text: str) -> bytes:
     """Bytes from base64url in its one canonical form, unpadded. Raises ValueError."""
-    if not _BYTE_SEQUENCE.fullmatch(text):
-        raise ValueError("not base64url without padding")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if _encode(data) != text:
-        raise ValueError("bits behind the last byte")
+        raise ValueError("padding, bits behind the last byte, or not of the alphabet")
     return data
 
 

@@ -39,7 +39,6 @@ _VERSION = 1
 # What every version has in common: version and length of the whole in front, a checksum behind.
 _HEAD = struct.Struct("!BH")
 _CHECKSUM_BYTES = 4
-_MIN_BYTES = _HEAD.size + _CHECKSUM_BYTES
 _MAX_BYTES = 2048
 _HEAD_CHARACTERS = 4  # of base64, which hold exactly the head
 _PIN_BYTES = 32
@@ -134,7 +133,7 @@ class Invite:
                 _counted((self.name or "").encode()),
             )
         )
-        data = _HEAD.pack(_VERSION, _MIN_BYTES + len(body)) + body
+        data = _HEAD.pack(_VERSION, _HEAD.size + len(body) + _CHECKSUM_BYTES) + body
         return SCHEME + _encode(data + _checksum(data))
 
     @classmethod
@@ -146,7 +145,7 @@ class Invite:
         if len(characters) < _HEAD_CHARACTERS:
             raise InviteTruncated("the invite link has lost almost all its characters", _AGAIN)
         version, size = _HEAD.unpack(_decode(characters[:_HEAD_CHARACTERS]))
-        if not _MIN_BYTES <= size <= _MAX_BYTES:
+        if size > _MAX_BYTES:
             raise _altered()
         needed = -(-4 * size // 3)
         if len(characters) < needed:

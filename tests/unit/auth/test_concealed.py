@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -201,6 +202,24 @@ def strangers(**changes: bytes | int) -> ConcealedCredentials:
     return forged(credentials, **changes)
 
 
+def crafted(
+    *,
+    key_id: bytes = KEY.key_id,
+    public_key: bytes = KEY.public_key,
+    signature_scheme: int = 2055,
+    signer: bytes = b"\x55" * 32,
+) -> ConcealedCredentials:
+    """What a hostile client can make: consistent in itself, since it knows its own exporter."""
+    context = signature_scheme.to_bytes(2, "big")
+    for part in (key_id, public_key, b"https", b"vpn.example.org"):
+        context += bytes((len(part),)) + part
+    context += b"\x01\xbb\x00"
+    output = EXPORTER(b"EXPORTER-HTTP-Concealed-Authentication", context, 48)
+    signed = b" " * 64 + b"HTTP Concealed Authentication\0" + output[:32]
+    proof = Ed25519PrivateKey.from_private_bytes(signer).sign(signed)
+    return ConcealedCredentials(key_id, public_key, proof, signature_scheme, output[32:])
+
+
 def above_the_order(proof: bytes) -> bytes:
     """The same signature in a second encoding, which RFC 8032 section 5.1.7 forbids."""
     order = 2**252 + 27742317777372353535851937790883648493
@@ -212,11 +231,9 @@ BAD: dict[str, Callable[[], ConcealedCredentials | str | None]] = {
     "no field": lambda: None,
     "a bearer token": lambda: "Bearer 0123",
     "an unknown key": strangers,
-    "an enrolled key ID with another key": lambda: strangers(key_id=KEY.key_id),
-    "another key ID with an enrolled key": lambda: forged(good(), key_id=STRANGER.key_id),
-    "an enrolled key ID and key, signed by another": lambda: forged(
-        good(), proof=strangers().proof
-    ),
+    "an enrolled key ID with another key": lambda: crafted(public_key=STRANGER.public_key),
+    "another key ID with an enrolled key": lambda: crafted(key_id=STRANGER.key_id, signer=SEED),
+    "an enrolled key ID and key, signed by another": crafted,
     "a wrong signature": lambda: forged(good(), proof=flipped(good().proof)),
     "a signature in its second encoding": lambda: forged(
         good(), proof=above_the_order(good().proof)
@@ -226,13 +243,14 @@ BAD: dict[str, Callable[[], ConcealedCredentials | str | None]] = {
     "a wrong verification": lambda: forged(good(), verification=flipped(good().verification)),
     "no verification": lambda: forged(good(), verification=b""),
     "a short public key": lambda: forged(good(), public_key=KEY.public_key[:31]),
-    "another signature scheme": lambda: forged(good(), signature_scheme=0x0403),
+    "another signature scheme": lambda: crafted(signature_scheme=0x0403, signer=SEED),
     "another realm": lambda: forged(good(), realm="elsewhere"),
 }
 
 
 def test_the_baseline_of_the_bad_ones_is_good() -> None:
     assert verify(good())
+    assert crafted(signer=SEED) == good()
     assert verify_self(str(strangers()), EXPORTER, ORIGIN) == STRANGER.public_key
 
 
@@ -248,6 +266,7 @@ def test_a_bad_credential_is_no_credential(
     [
         Origin("https", "evil.example.org", 443),
         Origin("https", "vpn.example.org", 8443),
+        Origin("https", "VPN.example.org", 443),
         Origin("http", "vpn.example.org", 443),
     ],
 )
@@ -285,7 +304,7 @@ def test_a_device_that_was_removed_is_unknown_at_once() -> None:
 
 def test_a_key_that_is_no_point_proves_nothing() -> None:
     nonsense = b"\x02" + bytes(31)
-    field = str(strangers(public_key=nonsense))
+    field = str(crafted(key_id=hashlib.sha256(nonsense).digest(), public_key=nonsense))
     assert verify_self(field, EXPORTER, ORIGIN) is None
     assert Verifier(lambda _: nonsense).verify(field, EXPORTER, ORIGIN) is None
 
@@ -320,17 +339,19 @@ def test_whatever_comes_is_looked_up_and_exported_once(
 
 def test_whatever_comes_takes_as_long_to_verify() -> None:
     verifier = Verifier(lookup)
-    fields = [None if c is None else str(c) for c in (good(), *(make() for make in BAD.values()))]
-    shortest = [float("inf")] * len(fields)
-    for _ in range(60):  # the shortest of many in turn is what the work itself takes
-        for number, field in enumerate(fields):
+    fields = {"a good one": str(good())}
+    fields |= {name: "" if (made := make()) is None else str(made) for name, make in BAD.items()}
+    shortest = dict.fromkeys(fields, float("inf"))
+    # The shortest of many is what the work itself takes; on a busy machine it needs more of them.
+    # Without the signature it would be less than a third.
+    for turn in range(400):
+        if turn >= 20 and max(shortest.values()) < 2 * min(shortest.values()):
+            return
+        for name, field in fields.items():
             started = time.thread_time()
             verifier.verify(field, EXPORTER, ORIGIN)
-            shortest[number] = min(shortest[number], time.thread_time() - started)
-    # Without the signature it would be less than a half.
-    assert max(shortest) < 1.5 * min(shortest), dict(
-        zip(["a good one", *BAD], shortest, strict=True)
-    )
+            shortest[name] = min(shortest[name], time.thread_time() - started)
+    pytest.fail(f"seconds: {shortest}")
 
 
 # Origins

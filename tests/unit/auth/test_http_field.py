@@ -52,6 +52,8 @@ def test_well_formed(field: str, parameters: dict[str, str], quoted: dict[str, s
         "Scheme k=v, k=w",
         "Scheme k=v, K=w",
         'Scheme k=v, k="v"',
+        'Scheme k="v", k=v',
+        'Scheme k="v", k="w"',
         "Scheme k=" + "v" * MAX_FIELD,
     ],
 )

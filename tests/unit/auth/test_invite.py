@@ -161,6 +161,15 @@ def test_a_changed_character_never_goes_unseen(invite: Invite, data: st.DataObje
         Invite.from_characters(characters[:place] + other + characters[place + 1 :])
 
 
+def test_the_last_character_has_one_form() -> None:
+    characters = INVITE.link.removeprefix(SCHEME)
+    assert len(characters) % 4 == 2  # so that four bits of it say nothing
+    for other in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_":
+        if other != characters[-1]:
+            with pytest.raises(InviteAltered):
+                Invite.from_characters(characters[:-1] + other)
+
+
 def test_swapped_characters_are_seen() -> None:
     characters = INVITE.link.removeprefix(SCHEME)
     swapped = characters[:50] + characters[51] + characters[50] + characters[52:]
@@ -203,11 +212,12 @@ def test_nonsense_with_a_right_checksum_is_refused(change: Callable[[bytes], byt
         Invite.from_characters(encoded(content))
 
 
-@pytest.mark.parametrize("size", [0, 6, 2049, 65535])
-def test_an_impossible_length_is_refused(size: int) -> None:
+@pytest.mark.parametrize("size", [0, 3, 6, 7, 2049, 65535])
+@pytest.mark.parametrize("filler", ["", "A" * 90_000])
+def test_an_impossible_length_is_not_a_lost_end(size: int, filler: str) -> None:
     content = b"\x01" + size.to_bytes(2)
     with pytest.raises(InviteAltered):
-        Invite.from_characters(encoded(content) + "A" * 90_000)
+        Invite.from_characters(encoded(content) + filler)
 
 
 # The secret
