@@ -30,6 +30,8 @@ _IFA_F_NODAD: Final = 0x02
 _IFA_F_NOPREFIXROUTE: Final = 0x200
 #: More rules of ours than anybody could have left behind.
 _MAX_RULES: Final = 64
+#: Looks at our table; a device takes its routes with it in one go.
+_MAX_FLUSHES: Final = 8
 #: What the kernel says when the thing to delete, its table, device or address family is not there.
 _ABSENT: Final = frozenset(
     {
@@ -105,9 +107,16 @@ class Kernel:
             self._netlink.route("del", scope="nowhere", **_entry(prefix))  # of whatever scope
 
     def flush_routes(self, version: int) -> None:
-        """Delete every route of ours from our table."""
-        with _doing("delete our routes", absent_is_fine=True):
-            self._netlink.flush_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+        """Delete every route of ours from our table, also while its device takes some with it."""
+        for _ in range(_MAX_FLUSHES):
+            try:
+                with _doing("delete our routes"):
+                    self._netlink.flush_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+                return
+            except NetworkSetupFailed as error:
+                # One was gone between the look and its deletion, and those behind it still stand.
+                if _errno(error) not in _ABSENT:
+                    raise
 
     def add_rule(self, version: int) -> None:
         """Send unmarked traffic to our table first; fine when the rule exists."""

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError
-from aioquic.h3.connection import H3Connection, Setting
+from aioquic.h3.connection import ErrorCode, H3Connection, Setting
+from aioquic.h3.events import H3Event
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
@@ -68,6 +69,9 @@ BLACK_HOLE_LOSSES = 3
 _LARGE_MARGIN = 64
 # Bytes that an ACK frame gets or else waits for a packet of its own: a few ranges.
 _ACK_ROOM = 48
+
+# Bytes of an HTTP/3 frame that are kept until the rest arrives: no honest head is larger.
+MAX_BUFFERED_FRAME = 64 << 10
 
 AEAD_TAG = 16
 PACKET_NUMBER = 2  # bytes; what aioquic sends
@@ -263,8 +267,9 @@ class TunnelConnection(QuicConnection):
     ) -> list[tuple[bytes, NetworkAddress]]:
         """Build a probe of `size` bytes: PING and PADDING (RFC 9000 section 14.4).
 
-        `done(size, arrived)` is called once, later. A probe is exempt from the congestion window
-        and its loss is no congestion (RFC 9000 section 14.4, RFC 8899 section 3).
+        `done(size, arrived)` is called once, later; a PING that the next `datagrams_to_send` sends
+        brings the evidence. A probe is exempt from the congestion window and its loss is no
+        congestion (RFC 9000 section 14.4, RFC 8899 section 3).
         """
         if not self.can_probe:
             return []
@@ -695,6 +700,19 @@ class TunnelH3Connection(H3Connection):
 
     def _get_local_settings(self) -> dict[int, int]:
         return {**super()._get_local_settings(), Setting.H3_DATAGRAM: 1}
+
+    def handle_event(self, event: quic_events.QuicEvent) -> list[H3Event]:
+        """As aioquic's, but what waits for the end of its frame is bounded (RFC 9114 section 10.5).
+
+        aioquic gathers a HEADERS frame of any announced length before it looks at it.
+        """
+        http_events = super().handle_event(event)
+        if isinstance(event, quic_events.StreamDataReceived):
+            stream = self._stream.get(event.stream_id)
+            if stream is not None and len(stream.buffer) > MAX_BUFFERED_FRAME:
+                self._is_done = True
+                self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)
+        return http_events
 
     @property
     def peer_takes_tunnels(self) -> bool | None:

@@ -347,11 +347,6 @@ class Http3Connection:
                     pmtud.refused(size, now)
         self._apply_path_mtu(pmtud)
 
-    @property
-    def path_doubtful(self) -> bool:
-        """Whether the path has not yet carried the smallest useful packet, but lost one."""
-        return self._pmtud is not None and self._pmtud.doubtful
-
     def _probe_done(self, size: int, arrived: bool) -> None:
         if self._pmtud is not None:
             self._transmit_due = True
@@ -534,6 +529,10 @@ class Http3Connection:
             strange = sum(data.startswith(prefix[:-1]) for data in received)
             if strange:
                 tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
+        if b"" in received:
+            # Too short for a Quarter Stream ID (RFC 9297 section 2.1).
+            self.quic.close(error_code=H3_DATAGRAM_ERROR)
+            self._transmit_due = True
 
     def _handle_http_event(self, event: h3_events.H3Event) -> None:
         if isinstance(event, h3_events.HeadersReceived):
@@ -577,13 +576,17 @@ class Http3Connection:
 
     def _stream_reset(self, stream_id: int, error_code: int) -> None:
         """The peer ended a stream abruptly, in whichever direction; so do we in the other."""
+        # Both ends look for the path MTU, and the peer may be the first to give up.
+        proven = self._pmtud is not None and self._pmtud.usable
+        narrow = error_code == H3_REQUEST_CANCELLED and not proven
         waiting = self._responses.pop(stream_id, None)
         if waiting is not None and not waiting[0].done():
-            waiting[0].set_exception(Refused(None))
+            waiting[0].set_exception(too_narrow() if narrow else Refused(None))
         tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
             self.end_stream(stream_id, H3_REQUEST_CANCELLED)
-            tunnel.ended(TunnelLost(f"the peer reset the tunnel (HTTP/3 error {error_code:#x})"))
+            reset = TunnelLost(f"the peer reset the tunnel (HTTP/3 error {error_code:#x})")
+            tunnel.ended(too_narrow() if narrow else reset)
 
     def _terminated(self, event: quic_events.ConnectionTerminated) -> None:
         self.abandon()

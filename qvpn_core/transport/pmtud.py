@@ -55,11 +55,6 @@ class PathMtuDiscovery:
         return self.size >= self._floor
 
     @property
-    def doubtful(self) -> bool:
-        """Whether a probe of the floor was lost and none has arrived."""
-        return not self.usable and self._losses.get(self._floor, 0) > 0
-
-    @property
     def timer(self) -> float | None:
         """When to call `probes` again although nothing happened, or None."""
         return self._raise_at

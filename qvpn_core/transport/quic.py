@@ -100,7 +100,7 @@ class _Dial:
         """Send the first flight."""
         self.http.quic.connect(self._peer, self._loop.time())
         self.http.flush()
-        self._schedule_keepalive()
+        self._keepalive = self._loop.call_later(settings.KEEPALIVE, self._keep_alive)
 
     def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
         if address != self._peer:
@@ -148,15 +148,15 @@ class _Dial:
                 )
             )
 
-    def _schedule_keepalive(self) -> None:
-        self._keepalive = self._loop.call_later(settings.KEEPALIVE, self._keep_alive)
-
     def _keep_alive(self) -> None:
+        """Send a PING when it is due, and look again when the next may be."""
         quic = self.http.quic
-        silent = self._loop.time() - quic.last_received
-        if quic.established and silent >= settings.KEEPALIVE * 0.9:
-            self.http.keep_alive()
-        self._schedule_keepalive()
+        wait = quic.last_received + settings.KEEPALIVE - self._loop.time()
+        if wait <= 0:
+            if quic.established:
+                self.http.keep_alive()
+            wait = settings.KEEPALIVE
+        self._keepalive = self._loop.call_later(wait, self._keep_alive)
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
         self._finish(_handshake_error(event, self._peer))
@@ -207,9 +207,6 @@ class _ClosingHandler:
         if self.open:
             self._dial.close()
             self._closed(error)
-        elif self._dial.http.path_doubtful:
-            # Both ends look for the path MTU, and the gateway was the first to give up.
-            self._dial.fail(too_narrow())
         else:
             self._dial.fail(error or TunnelLost("the gateway closed the tunnel at once"))
 

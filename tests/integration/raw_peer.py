@@ -167,12 +167,9 @@ class RawDevice:
     async def reaches(self, target: str) -> None:
         """Ping an address and wait for its answer: the session works, whatever went before."""
         source = self.v4 if ip_address(target).version == 4 else self.v6
-        request, reply = echo(source, target), echo(target, source, reply=True)
-        compare = len(reply) - 8 - len(_ECHO)  # all but the header, where the hop limit differs
-        self.packet(request)
-        await self.peer.until(
-            lambda: any(packet[compare + 4 :] == reply[compare + 4 :] for packet in self.packets)
-        )
+        reply = echo(target, source, reply=True)[-8 - len(_ECHO) :]  # without the IP header
+        self.packet(echo(source, target))
+        await self.peer.until(lambda: any(packet.endswith(reply) for packet in self.packets))
         self.peer.datagrams.clear()
 
 
@@ -204,9 +201,7 @@ def quic_configuration() -> QuicConfiguration:
 async def raw_peer(host: str, port: int = 443) -> AsyncIterator[RawPeer]:
     """A connection to a gateway, closed at the end. TimeoutError when there is no answer."""
     async with asyncio.timeout(PATIENCE):
-        opening = connect(
-            host, port, configuration=quic_configuration(), create_protocol=RawPeer
-        )
+        opening = connect(host, port, configuration=quic_configuration(), create_protocol=RawPeer)
         peer = await opening.__aenter__()
     try:
         assert isinstance(peer, RawPeer)
@@ -230,7 +225,8 @@ def echo(source: str, destination: str, *, reply: bool = False) -> bytes:
     message = struct.pack("!BBHHH", 129 if reply else 128, 0, 0, 7, 7) + _ECHO
     pseudo = here.packed + there.packed + struct.pack("!I3xB", len(message), ICMP6)
     message = _checked(message, 2, pseudo + message)
-    return struct.pack("!IHBB", 6 << 28, len(message), ICMP6, 64) + here.packed + there.packed + message
+    head = struct.pack("!IHBB", 6 << 28, len(message), ICMP6, 64) + here.packed + there.packed
+    return head + message
 
 
 def _checked(data: bytes, at: int, covered: bytes) -> bytes:

@@ -6,17 +6,16 @@ The words are checked as far as they matter: what is wrong, and what to do about
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from qvpn_core.client.profiles import parse_gateway
 from tests.integration.fake_gateway import FakeGateway, meanwhile, play
 from tests.unit.transport.helpers import Identity, make_identity
 from tests.world import Namespace, plan, snapshot
@@ -78,22 +77,15 @@ def refused(
 
 
 def refused_up(
-    client: VpnClient, credentials: Credentials, *, status: int = FAILED, **changes: str
+    client: VpnClient,
+    credentials: Credentials,
+    *,
+    status: int = FAILED,
+    pin: bool = True,
+    ca: Path | None = None,
 ) -> str:
-    """The line with which `qvpn up` refuses a profile made of credentials with some changes."""
-    values = {
-        "gateway": credentials.gateway, "token": credentials.token, "pin": credentials.pin,
-    } | changes  # fmt: skip
-    host, port = parse_gateway(values["gateway"])
-    lines = [
-        "[gateway]", f"host = {json.dumps(host)}", f"port = {port}",
-        "[credential]", f"token = {json.dumps(values['token'])}",
-        "[trust]", f"pins = {json.dumps([values['pin']] if values['pin'] else [])}",
-    ]  # fmt: skip
-    if "ca" in values:
-        lines.append(f"ca_file = {json.dumps(values['ca'])}")
-    file = client.directory / "config" / "profiles" / "wrong.toml"
-    file.write_text("\n".join(lines))
+    """The line with which `qvpn up` refuses a profile."""
+    file = client.write_profile(credentials, "wrong", pin=pin, ca=ca)
     try:
         return refused(client, "up", "wrong", status=status)
     finally:
@@ -110,7 +102,7 @@ def device(vpn: Vpn) -> Credentials:
 
 
 def test_a_wrong_token(client: VpnClient, device: Credentials) -> None:
-    line = refused_up(client, device, token="0" * 64)
+    line = refused_up(client, replace(device, token="0" * 64))
     assert "does not know this device" in line
     assert "token is wrong or revoked" in line
     assert client.status()["reason"] == "authentication"
@@ -126,7 +118,7 @@ def test_a_device_revoked_in_mid_session_is_cut_off_and_gives_up(
     vpn: Vpn, client: VpnClient
 ) -> None:
     with leaves_nothing(client.host, within=AT_ONCE):
-        client.add_profile(vpn.gateway.token("guest"), "guest")
+        client.write_profile(vpn.gateway.token("guest"), "guest")
         client.up(name="guest")
         vpn.gateway.command("revoke", "guest")
         until(lambda: not vpn.gateway.peek()["sessions"], "the session is cut", AT_ONCE)
@@ -139,7 +131,7 @@ def test_a_device_revoked_in_mid_session_is_cut_off_and_gives_up(
 
 
 def test_in_the_foreground_too(vpn: Vpn, client: VpnClient) -> None:
-    client.add_profile(vpn.gateway.token("visitor"), "visitor")
+    client.write_profile(vpn.gateway.token("visitor"), "visitor")
     process = client.begin("--foreground", name="visitor")
     client.wait_for("connected")
     vpn.gateway.command("revoke", "visitor")
@@ -152,7 +144,7 @@ def test_in_the_foreground_too(vpn: Vpn, client: VpnClient) -> None:
 
 
 def test_a_closed_port(client: VpnClient, device: Credentials) -> None:
-    line = refused_up(client, device, gateway=f"{plan.GATEWAY4}:4444")
+    line = refused_up(client, replace(device, gateway=f"{plan.GATEWAY4}:4444"))
     assert f"nothing answers at {plan.GATEWAY4}:4444" in line
     assert "check the address and that the gateway runs" in line
     assert client.status()["reason"] == "unreachable"
@@ -174,7 +166,7 @@ def test_a_network_that_is_down(vpn: Vpn, client: VpnClient, device: Credentials
 
 
 def test_a_name_without_an_address(client: VpnClient, device: Credentials) -> None:
-    line = refused_up(client, device, gateway="nowhere.test")
+    line = refused_up(client, replace(device, gateway="nowhere.test"))
     assert "cannot find the address of nowhere.test" in line
     assert client.status()["reason"] == "name-not-resolved"
 
@@ -183,7 +175,7 @@ def test_a_name_without_an_address(client: VpnClient, device: Credentials) -> No
 
 
 def test_a_wrong_pin(vpn: Vpn, client: VpnClient, device: Credentials) -> None:
-    line = refused_up(client, device, pin="sha256/" + "A" * 43 + "=")
+    line = refused_up(client, replace(device, pin="sha256/" + "A" * 43 + "="))
     assert "does not have the pinned key" in line
     assert client.status()["reason"] == "certificate"
     assert vpn.gateway.peek()["sessions"] == []
@@ -219,8 +211,8 @@ def test_an_authority_that_is_not_the_gateways(
 ) -> None:
     device = small_gateway.token("stranger")
     other = make_identity(tmp_path, "other", hosts=(), authority=True)
-    for trust in ({"ca": str(other.certificate_file)}, {}):
-        line = refused_up(client, device, pin="", **trust)
+    for ca in (other.certificate_file, None):
+        line = refused_up(client, device, pin=False, ca=ca)
         assert "the certificate of" in line
         assert "is not trusted" in line
         assert client.status()["reason"] == "certificate"
@@ -230,9 +222,8 @@ def test_a_name_that_the_certificate_is_not_for(
     client: VpnClient, small_gateway: VpnGateway, authority: Identity
 ) -> None:
     device = small_gateway.token("misnomer")
-    line = refused_up(
-        client, device, gateway="files.beta.test", pin="", ca=str(authority.certificate_file)
-    )
+    elsewhere = replace(device, gateway="files.beta.test")
+    line = refused_up(client, elsewhere, pin=False, ca=authority.certificate_file)
     assert "files.beta.test" in line
     assert "check the host name" in line
 
@@ -252,8 +243,8 @@ def test_a_certificate_that_is_not_valid_now(
 
     async def scenario() -> str:
         async with FakeGateway(identity) as fake:
-            ca = str(authority.certificate_file)
-            return await meanwhile(refused_up, client, fake.credentials, pin="", ca=ca)
+            ca = authority.certificate_file
+            return await meanwhile(refused_up, client, fake.credentials, pin=False, ca=ca)
 
     line = play(vpn.world.gateway, scenario())
     assert "is not valid now" in line
@@ -265,7 +256,7 @@ def test_a_certificate_file_that_is_none(
 ) -> None:
     file = tmp_path / "empty.pem"
     file.write_text("no certificate")
-    line = refused_up(client, device, status=USAGE, pin="", ca=str(file))
+    line = refused_up(client, device, status=USAGE, pin=False, ca=file)
     assert str(file) in line
     assert "PEM" in line
 
@@ -277,12 +268,11 @@ def test_a_full_address_pool(
     vpn: Vpn, client: VpnClient, small_gateway: VpnGateway, authority: Identity
 ) -> None:
     one, two = small_gateway.token("one"), small_gateway.token("two")
-    trust = ("--gateway", one.gateway, "--ca", str(authority.certificate_file))
     second = vpn.clients[1]
-    second.command("profile", "add", "one", "--token", one.token, *trust)
+    second.write_profile(one, "one", pin=False, ca=authority.certificate_file)
     second.up(name="one")
     assert second.peek()["addresses"] == ["10.99.0.2/32"]
-    line = refused_up(client, two, pin="", ca=str(authority.certificate_file))
+    line = refused_up(client, two, pin=False, ca=authority.certificate_file)
     assert "the gateway has no room for another device" in line
     assert client.status()["reason"] == "refused"
     assert "all 1 addresses of 10.99.0.0/30 are taken" in small_gateway.log.read_text()

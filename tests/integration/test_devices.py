@@ -13,7 +13,8 @@ from tests.world.datagrams import Datagrams
 from tests.world.payload import payload_sha256
 from tests.world.vpn import INSIDE, POOL4, POOL6, Vpn, VpnClient, until
 
-pytestmark = pytest.mark.netns
+# Generous, for a machine that is busy with other tests.
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 families = pytest.mark.parametrize("family", [4, 6])
 

@@ -10,8 +10,11 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ import pytest
 
 from qvpn_core.client.profiles import parse_gateway
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand
+from qvpn_core.net.links import Kernel
+from qvpn_core.net.plan import Route
+from qvpn_core.net.tun import Tun
 from qvpn_core.transport.interface import HttpTunnel, Request
 from qvpn_core.transport.quic import connect
 from qvpn_core.transport.trust import Trust
@@ -128,8 +134,8 @@ def test_the_end_of_the_gateway_is_seen_at_once_and_down_still_works(
     with leaves_nothing(client.host):
         client.up()
         assert vpn.gateway.stop() == 0
-        status = wait_until(client, "reconnecting", AT_ONCE)
-        assert "closed the connection" in status["error"]
+        wait_until(client, "reconnecting", AT_ONCE)
+        assert "reconnecting: the peer closed the connection" in client.log
         assert client.host.ip("rule").count("9484:") == 1, "what is tunnelled must not leak now"
         client.down()
 
@@ -246,6 +252,31 @@ def test_a_kill_at_any_moment_leaves_nothing(client: VpnClient, delay: float) ->
         process.wait(PATIENCE)
 
 
+def test_our_routes_are_flushed_also_while_their_device_goes_with_some(
+    namespaces_work: None,
+) -> None:
+    """After a kill, the guardian and the kernel clean up in the same moment."""
+    prefixes = [ip_network(f"10.{number}.0.0/16") for number in range(40)]
+    throws = [Route(prefix, "throw", "excluded") for prefix in prefixes[::2]]
+    tunnels = [Route(prefix, "tunnel", "advertised") for prefix in prefixes[1::2]]
+
+    def left() -> str:
+        tun = Tun.open("qvpn0", 1400)
+        with Kernel() as kernel:
+            kernel.set_up(tun.index)
+            for route in throws + tunnels:
+                kernel.put_route(tun.index, route)
+            closing = threading.Thread(target=tun.close)
+            closing.start()
+            kernel.flush_routes(4)
+            closing.join()
+        routes = ["ip", "route", "show", "table", "9484"]
+        return subprocess.run(routes, capture_output=True, text=True).stdout
+
+    with Namespace("flush") as host:
+        assert [host.call(left) for _ in range(10)] == [""] * 10
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_connecting_ends_the_background_agent_too(
     vpn: Vpn, client: VpnClient, number: signal.Signals
@@ -286,30 +317,43 @@ def test_of_two_ups_at_once_one_wins_and_the_other_says_so(vpn: Vpn, client: Vpn
 # -- many sessions
 
 
+async def come_and_go(vpn: Vpn, devices: list[Credentials], times: int) -> None:
+    """Sessions of all devices together, begun and ended, again and again."""
+    for _ in range(times):
+        tunnels = [await open_session(device) for device in devices]
+        assert sorted(sessions(vpn)) == sorted(device.name for device in devices)
+        for tunnel in tunnels:
+            tunnel.close()
+        await until_async(lambda: vpn.gateway.peek()["connections"] == 0)
+
+
 def test_sessions_that_come_and_go_leave_nothing_in_the_gateway(
     vpn: Vpn, client: VpnClient
 ) -> None:
-    vpn.gateway.stop()
-    vpn.gateway.log.unlink()
-    vpn.gateway.start(PYTHONDEVMODE="1")
+    vpn.gateway.stop()  # with what it may still remember of killed clients
+    vpn.gateway.start()
     assert vpn.gateway.process is not None
     pid = vpn.gateway.process.pid
     devices = vpn.gateway.tokens("coming", "going")
-
-    async def come_and_go(times: int) -> None:
-        for _ in range(times):
-            tunnels = [await open_session(device) for device in devices]
-            assert sorted(sessions(vpn)) == ["coming", "going"]
-            for tunnel in tunnels:
-                tunnel.close()
-            await until_async(lambda: vpn.gateway.peek()["connections"] == 0)
-
-    client.host.call(asyncio.run, come_and_go(5))  # loads what loads once
+    client.host.call(asyncio.run, come_and_go(vpn, devices, 10))  # loads what loads once
     memory, descriptors = pss(pid), open_files(pid)
-    client.host.call(asyncio.run, come_and_go(20))
+    client.host.call(asyncio.run, come_and_go(vpn, devices, 25))
     assert open_files(pid) == descriptors
-    assert pss(pid) - memory < 1 << 20
+    assert pss(pid) - memory < 2_000_000
+
+
+def test_sessions_leave_no_task_unawaited_and_no_resource_open(vpn: Vpn, client: VpnClient) -> None:
+    vpn.gateway.stop()
+    vpn.gateway.start(PYTHONDEVMODE="1")
+    devices = vpn.gateway.tokens("this", "that")
+    client.host.call(asyncio.run, come_and_go(vpn, devices, 3))
+    process = client.begin("--foreground", PYTHONDEVMODE="1")
+    client.wait_for("connected")
+    assert probes.source_seen(client.host, plan.ALPHA.v4) == plan.GATEWAY4
     assert vpn.gateway.stop() == 0
+    wait_until(client, "reconnecting", AT_ONCE)
+    client.down()
+    no_defects(process.communicate(timeout=PATIENCE)[1])
     no_defects(vpn.gateway.log.read_text())
 
 
@@ -378,11 +422,8 @@ def kill(client: VpnClient, number: signal.Signals) -> None:
 
 def wait_until(client: VpnClient, state: str, timeout: float) -> dict[str, Any]:
     """Like `VpnClient.wait_for`, without the half second that a command takes."""
-    return until(
-        lambda: (status := client.peek()).get("state") == state and status,
-        f"the client is {state}: {client.peek()}",
-        timeout,
-    )
+    until(lambda: client.peek().get("state") == state, f"the client is {state}", timeout)
+    return client.peek()
 
 
 def without_indexes(text: str) -> str:

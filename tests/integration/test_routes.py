@@ -14,7 +14,8 @@ from tests.world import Capture, Namespace, Seen, plan, probes
 from tests.world.packets import ICMP6, UDP
 from tests.world.vpn import GATEWAY_PORT, Vpn, VpnClient
 
-pytestmark = pytest.mark.netns
+# Generous, for a machine that is busy with other tests.
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 families = pytest.mark.parametrize("family", [4, 6])
 LAN = plan.LANS[0]

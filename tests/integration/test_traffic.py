@@ -22,7 +22,8 @@ from tests.world.packets import UDP
 from tests.world.payload import payload_sha256
 from tests.world.vpn import GATEWAY_PORT, INSIDE, Vpn, until
 
-pytestmark = pytest.mark.netns
+# Generous, for a machine that is busy with other tests.
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 families = pytest.mark.parametrize("family", [4, 6])
 #: A tunnel's MTU on Ethernet, behind IPv4, UDP, QUIC and an HTTP Datagram's header.
@@ -87,13 +88,16 @@ def test_udp_echo_returns_datagrams_of_every_size(
 ) -> None:
     target = plan.ALPHA.address(family)
     # An answer that sets Don't Fragment, as all IPv6 does, may first have to teach its sender the
-    # path MTU.
-    until(
-        lambda: probes.udp_echo(client, target, size=size, wait=0.3).distinct,
-        "an answer of this size",
-    )
-    echoes = probes.udp_echo(client, target, count=10, size=size, interval=0.01, wait=5.0)
-    assert (sorted(echoes.numbers), echoes.damaged) == (list(range(10)), 0)
+    # path MTU, and a busy machine may lose one of many fragments.
+    for _ in range(5):
+        echo = until(
+            lambda: echoed(probes.udp_echo(client, target, size=size)), "an answer of this size"
+        )
+        assert (echo.numbers, echo.damaged) == ((0,), 0)
+
+
+def echoed(echoes: probes.Echoes) -> probes.Echoes | None:
+    return echoes if echoes.numbers or echoes.damaged else None
 
 
 @families

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from qvpn_core.client.profiles import parse_gateway
 from qvpn_server.credentials import new_token, token_hash
 from qvpn_server.registry import Registry
 from tests.world import plan
@@ -203,6 +204,23 @@ class VpnClient:
             "--token", credentials.token, "--pin", credentials.pin,
         )  # fmt: skip
 
+    def write_profile(
+        self, credentials: Credentials, name: str, *, pin: bool = True, ca: Path | None = None
+    ) -> Path:
+        """Write a profile's file as `add_profile` makes it, without a process, and return it."""
+        host, port = parse_gateway(credentials.gateway)
+        pins = [credentials.pin] if pin else []
+        lines = [
+            "[gateway]", f"host = {json.dumps(host)}", f"port = {port}",
+            "[credential]", f"token = {json.dumps(credentials.token)}",
+            "[trust]", f"pins = {json.dumps(pins)}",
+        ]  # fmt: skip
+        if ca is not None:
+            lines.append(f"ca_file = {json.dumps(str(ca))}")
+        file = self.directory / "config" / "profiles" / f"{name}.toml"
+        file.write_text("\n".join(lines))
+        return file
+
     def up(self, *options: str, name: str = "home") -> None:
         """Connect in the background; returns when connected."""
         self.command("up", name, *options)
@@ -238,9 +256,9 @@ class VpnClient:
         Empty when no agent answers.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            return _ask(sock, f"{self._runtime.name}/agent.sock", {"command": "status"}).get(
-                "status", {}
-            )
+            reply = _ask(sock, f"{self._runtime.name}/agent.sock", {"command": "status"})
+            status: dict[str, Any] = reply.get("status", {})
+            return status
 
     def address(self, version: int) -> str:
         """The tunnel's own IPv4 or IPv6 address, without its prefix length."""
