@@ -529,7 +529,7 @@ class Http3Connection:
             strange = sum(data.startswith(prefix[:-1]) for data in received)
             if strange:
                 tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
-        if b"" in received:
+        if not all(data and len(data) >= 1 << (data[0] >> 6) for data in received):
             # Too short for a Quarter Stream ID (RFC 9297 section 2.1).
             self.quic.close(error_code=H3_DATAGRAM_ERROR)
             self._transmit_due = True

@@ -217,19 +217,6 @@ def test_no_probe_is_sent_twice_while_it_is_in_flight() -> None:
     assert search.probes(0.3) == [CEILING]
 
 
-def test_the_floor_is_in_doubt_from_its_first_loss_until_it_passes() -> None:
-    search = PathMtuDiscovery(floor=FLOOR, ceiling=CEILING)
-    search.probes(0.0)
-    assert not search.doubtful
-    search.probe_lost(CEILING, 0.1)
-    assert not search.doubtful
-    search.probe_lost(FLOOR, 0.1)
-    assert search.doubtful
-    search.probes(0.1)
-    search.probe_acked(FLOOR, 0.2)
-    assert not search.doubtful
-
-
 def test_late_news_of_an_earlier_search_is_ignored() -> None:
     path = Path(CEILING)
     search = discover(path)

@@ -185,6 +185,28 @@ def test_a_closed_port_is_reported_on_a_connected_socket() -> None:
         client.close()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_icmp_error_about_an_earlier_packet_does_not_concern_the_next(count: int) -> None:
+    """Else a router's Packet Too Big would look like a refusal by the local interface."""
+    gone = bound("127.0.0.1")
+    host, port = gone.address
+    client = connected(gone)
+    gone.close()
+    client.send([b"anybody?"], None, None)
+    assert readable(client), "the error is pending"
+    back = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    back.bind((host, port))
+    server = UdpSocket(back)
+    try:
+        sent = [b"%d" % serial for serial in range(count)]
+        assert client.send(sent, None, None) == []
+        assert payloads(receive(server, count)) == sent
+        assert (client.send_errors, client.gso) == (0, True)
+    finally:
+        client.close()
+        server.close()
+
+
 def test_what_cannot_be_sent_is_a_loss_and_not_an_error() -> None:
     client = bound("127.0.0.1")
     try:
