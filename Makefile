@@ -24,7 +24,7 @@ demo:  ## a gateway, an internet and a client on this machine, and a tunnel betw
 
 .PHONY: test
 test: $(STAMP)  ## every test that this machine can run; says what it skipped and why
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 .PHONY: lint
 lint: $(STAMP)  ## style, types, and the arrows between packages

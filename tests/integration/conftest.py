@@ -10,11 +10,6 @@ from tests.world import World, unavailable
 from tests.world.vpn import POOL4, POOL6, Vpn
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """What may be left out with ``-m "not slow"`` when in a hurry."""
-    config.addinivalue_line("markers", "slow: takes half a minute or more")
-
-
 @pytest.fixture(scope="session")
 def namespaces_work() -> None:
     """Skips the test where namespaces cannot be made."""
