@@ -15,6 +15,7 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 
 .PHONY: venv
 venv: $(STAMP)  ## a virtual environment with everything that development needs
+	@:
 
 .PHONY: demo
 demo:  ## a gateway, an internet and a client on this machine, and a tunnel between them
