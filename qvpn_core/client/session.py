@@ -8,6 +8,7 @@ nothing about trying again, that is `states.py`.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -133,6 +134,7 @@ class Session:
             tun = self._tun = await self._attachment.attach(self._plan(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
             datapath.start(self._own_addresses())
+            gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
             await self._follow(tunnel, tun, datapath)
         finally:

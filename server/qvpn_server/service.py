@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 
@@ -33,6 +34,7 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with running_gateway(state, config, stopped) as gateway:
+        gc.freeze()  # what exists now stays: no collection walks it again while packets wait
         print(f"qvpn-server: listening on {', '.join(gateway.listening)}", flush=True)
         notify("READY=1")
         try:
