@@ -52,6 +52,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     private_key: str
     max_sessions: int = DEFAULT_MAX_SESSIONS
     registry: str | None = None
+    site: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class GatewayConfig:
     max_sessions: int = DEFAULT_MAX_SESSIONS
     #: The URL of a PostgreSQL registry, which has a password in it; None for the file beside this.
     registry: str | None = field(default=None, repr=False)
+    #: The directory of the web site for strangers; None: the page that is built in.
+    site: Path | None = None
 
     @property
     def gateway_addresses(self) -> tuple[IPAddress, ...]:
@@ -120,6 +123,7 @@ def make_config(
     isolation: bool = True,
     max_sessions: int = DEFAULT_MAX_SESSIONS,
     registry: str | None = None,
+    site: Path | None = None,
 ) -> GatewayConfig:
     """Check every value and their agreement with each other. Raises UsageError."""
     pools = tuple(
@@ -137,13 +141,14 @@ def make_config(
         host=_parse_host(host),
         listen=tuple(parse_listen(text) for text in listen),
         pools=pools,
-        dns=tuple(_parse_address(text) for text in dns),
-        routes=tuple(_parse_network("route", text) for text in routes),
+        dns=tuple(parse_address(text) for text in dns),
+        routes=tuple(parse_network("route", text) for text in routes),
         isolation=isolation,
         certificate=certificate,
         private_key=private_key,
         max_sessions=max_sessions,
         registry=None if registry is None else _parse_registry(registry),
+        site=site,
     )
     check_agreement(config)
     return config
@@ -179,6 +184,7 @@ def load_config(path: Path) -> GatewayConfig:
             private_key=path.parent / file.private_key,
             max_sessions=file.max_sessions,
             registry=file.registry,
+            site=None if file.site is None else path.parent / file.site,
         )
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}", error.hint) from None
@@ -202,6 +208,8 @@ def dump_config(config: GatewayConfig) -> str:
     }
     if config.registry is not None:
         values["registry"] = config.registry
+    if config.site is not None:
+        values["site"] = str(config.site)
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return "\n".join(
         ["# The gateway's configuration. Restart qvpn-server after a change.", *lines, ""]
@@ -245,7 +253,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 def _parse_pool(name: str, text: str, version: int) -> Pool | None:
     if text == NO_POOL:
         return None
-    network = _parse_network(name, text)
+    network = parse_network(name, text)
     if network.version != version:
         raise UsageError(f"{name} {text} is not an IPv{version} prefix", f"give --{name} CIDR")
     if network.max_prefixlen - network.prefixlen < MIN_HOST_BITS:
@@ -262,14 +270,16 @@ def _parse_pool(name: str, text: str, version: int) -> Pool | None:
     return Pool(network)
 
 
-def _parse_network(name: str, text: str) -> IPNetwork:
+def parse_network(name: str, text: str) -> IPNetwork:
+    """A prefix in CIDR notation, which `name` calls in errors. Raises UsageError."""
     try:
         return ip_network(text)
     except ValueError as error:
         raise UsageError(f"{name}: {error}", "give a CIDR such as 192.0.2.0/24") from None
 
 
-def _parse_address(text: str) -> IPAddress:
+def parse_address(text: str) -> IPAddress:
+    """The address of a DNS server. Raises UsageError."""
     try:
         return ip_address(text)
     except ValueError:

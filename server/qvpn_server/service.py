@@ -6,10 +6,13 @@ import asyncio
 import logging
 import signal
 
+from qvpn_core.errors import QvpnError
 from qvpn_server.config import GatewayConfig, load_config
 from qvpn_server.gateway import running_gateway
 from qvpn_server.notify import notify
 from qvpn_server.statedir import StateDir
+
+log = logging.getLogger(__name__)
 
 
 def run(state: StateDir) -> None:
@@ -33,6 +36,16 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with running_gateway(state, config, stopped) as gateway:
+
+        def reload() -> None:
+            try:
+                gateway.reload(state)
+            except QvpnError as error:
+                log.error("nothing was reloaded: %s", error)
+            else:
+                log.info("reloaded the certificate and the web site")
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         print(f"qvpn-server: listening on {', '.join(gateway.listening)}", flush=True)
         notify("READY=1")
         try:
