@@ -26,6 +26,8 @@ DEFAULT_LISTEN = ("0.0.0.0:443", "[::]:443")
 DEFAULT_POOL4 = "10.86.0.0/16"
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 DEFAULT_MAX_SESSIONS = 1024
+#: The group that a device joins unless others are named for it.
+EVERYONE = "everyone"
 #: Of the URL of a registry that is not the SQLite file in the state directory.
 REGISTRY_SCHEME = "postgresql+psycopg"
 

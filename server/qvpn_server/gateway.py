@@ -22,25 +22,26 @@ from qvpn_core.transport.quic import QuicListener
 from qvpn_core.transport.trust import PINS_FIELD, format_pins
 from qvpn_server.admin import serve_admin
 from qvpn_server.admin_protocol import (
+    Done,
     GatewayStatus,
     Reply,
     Request,
     Revoked,
-    RevokeRequest,
     SessionStatus,
     StatusRequest,
     Traffic,
     rfc3339,
 )
+from qvpn_server.administration import perform
 from qvpn_server.authentication import Authenticator
 from qvpn_server.config import GatewayConfig, join_host_port
-from qvpn_server.destinations import DestinationTable, layers_of
 from qvpn_server.device import DeviceTunnel
 from qvpn_server.enrolment import is_enrolment, receive_enrolment
 from qvpn_server.forwarding import BATCH, Forwarder
 from qvpn_server.identity import announced_pins
+from qvpn_server.live import LivePolicies
 from qvpn_server.network import gateway_network
-from qvpn_server.registry import Device, Invite, Registry
+from qvpn_server.registry import Device, DevicePolicy, Invite, Registry
 from qvpn_server.sessions import Session, SessionTable
 from qvpn_server.statedir import StateDir
 from qvpn_server.website import Site, connect_ip_scope, refusal
@@ -62,6 +63,7 @@ class Gateway:
         self._registry = registry
         self._sessions = sessions
         self._forwarder = forwarder
+        self.policies = LivePolicies(config, registry, sessions)
         self._authenticator = Authenticator(registry)
         self._site = Site.built_in(time.time())
         #: SPKI pins that devices are told; empty when an authority vouches for the gateway.
@@ -87,11 +89,13 @@ class Gateway:
             elif not scope.unlimited:
                 words = "this gateway does not limit tunnels to a target or protocol"
                 incoming.respond(*refusal(request, 501, words, now))
-            elif not self._has_room(device):
-                words = f"all {self._config.max_sessions} sessions are in use"
-                incoming.respond(*refusal(request, 503, words, now))
             else:
-                self._admit(incoming, device, now)
+                policy = self._registry.policy_of(device, self._config)
+                full = self.policies.no_room(device, policy)
+                if full is not None:
+                    incoming.respond(*refusal(request, 503, full, now))
+                else:
+                    self._admit(incoming, device, policy, now)
         except QvpnError as error:
             # The pool or the registry. A stranger must not learn of it; a device tries again.
             log.error("%s", error)
@@ -112,31 +116,37 @@ class Gateway:
             self.listener.use_certificate(config.certificate, config.private_key)
         self._site, self._pins = site, pins
 
-    def answer(self, request: Request) -> Reply:
-        """Answer the administrator. Raises QvpnError."""
+    def answer(self, request: Request, uid: int) -> Reply:
+        """Answer the administrator who has this user ID. Raises QvpnError."""
         match request:
             case StatusRequest():
                 return self._status()
-            case RevokeRequest(name):
-                self._registry.revoke(name, int(time.time()))
-                session = self._sessions.of_device(name)
-                if session is not None:
-                    session.tunnel.close()
-                return Revoked(name, disconnected=session is not None)
+        barred = perform(self._registry, self._config, request, int(time.time()), f"uid {uid}")
+        live = barred is not None and self._sessions.of_device(barred.id) is not None
+        self.policies.follow()
+        return Done() if barred is None else Revoked(barred.name, disconnected=live)
 
-    def _has_room(self, device: Device) -> bool:
-        return (
-            len(self._sessions) < self._config.max_sessions
-            or self._sessions.of_device(device.name) is not None
-        )
-
-    def _admit(self, incoming: IncomingRequest, device: Device, now: float) -> None:
+    def _admit(
+        self, incoming: IncomingRequest, device: Device, policy: DevicePolicy, now: float
+    ) -> None:
         addresses = self._registry.lease(device, self._config.pools)
-        handler = DeviceTunnel(self._forwarder, asyncio.get_running_loop().time, self._ended)
+        clock = asyncio.get_running_loop().time
+        handler = DeviceTunnel(self._config, self._forwarder, clock, self._ended)
         tunnel = incoming.accept(handler, self._announcement())
-        session = Session(device.name, addresses, tunnel, since=now, mtu=tunnel.mtu)
+        session = Session(
+            device.id,
+            device.name,
+            addresses,
+            tunnel,
+            since=now,
+            mtu=tunnel.mtu,
+            groups=device.groups,
+            policy=policy,
+            destinations=self.policies.destinations.of(policy),
+            tell=handler.policy_changed,
+        )
         replaced = self._sessions.add(session)
-        handler.open(session, self._config)
+        handler.open(session)
         log.info(
             "%s connected from %s with %s",
             device.name,
@@ -189,12 +199,10 @@ async def running_gateway(
     gets one when it cannot go on.
     """
     async with AsyncExitStack() as stack:
-        registry = stack.enter_context(Registry.open(state.registry))
+        registry = stack.enter_context(Registry.open(config.registry or state.registry))
         tun = await stack.enter_async_context(gateway_network(config, state.sysctls))
         sessions = SessionTable()
-        layers = layers_of(config)
         forwarder = Forwarder(
-            destinations={version: DestinationTable(version, layers) for version in (4, 6)},
             sessions=sessions,
             own={address.version: address.packed for address in config.gateway_addresses},
             write_tun=tun.write_batch,
@@ -210,6 +218,7 @@ async def running_gateway(
         )
         # Without a reason phrase: callers who were never admitted get this close as well.
         stack.push_async_callback(gateway.listener.close)
+        await stack.enter_async_context(gateway.policies.following_others())
         await stack.enter_async_context(serve_admin(state, gateway.answer))
         yield gateway
 

@@ -2,7 +2,6 @@
 
 from qvpn_server.pool import PoolExhausted
 from qvpn_server.registry.records import (
-    EVERYONE,
     AuditEntry,
     Device,
     DevicePolicy,
@@ -21,7 +20,6 @@ from qvpn_server.registry.records import (
 from qvpn_server.registry.registry import Registry
 
 __all__ = [
-    "EVERYONE",
     "AuditEntry",
     "Device",
     "DevicePolicy",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from qvpn_core.errors import UsageError
 from qvpn_server.pool import IPAddress, Pool
@@ -31,14 +30,14 @@ def named(connection: Connection, name: str) -> Device:
 def load(connection: Connection, which: ColumnElement[bool] | None = None) -> list[Device]:
     """The devices that `which` selects, by name, with their leases and groups."""
     query = select(devices).order_by(devices.c.name)
-    rows: Sequence[Row[Any]] = connection.execute(
-        query if which is None else query.where(which)
-    ).all()
+    selected = select(devices.c.id)
+    if which is not None:
+        query, selected = query.where(which), selected.where(which)
+    rows = connection.execute(query).all()
     if not rows:
         return []
-    one = rows[0].id if len(rows) == 1 else None
-    addresses = addresses_of(connection, None if one is None else leases.c.device == one)
-    belongs = grouping.of_devices(connection, one)
+    addresses = addresses_of(connection, leases.c.device.in_(selected))
+    belongs = grouping.of_devices(connection, selected)
     return [
         Device(
             row.id,
@@ -54,12 +53,12 @@ def load(connection: Connection, which: ColumnElement[bool] | None = None) -> li
 
 
 def addresses_of(
-    connection: Connection, which: ColumnElement[bool] | None
+    connection: Connection, which: ColumnElement[bool]
 ) -> dict[int, tuple[IPAddress, ...]]:
     """The leases that `which` selects, by device, IPv4 first."""
-    query = select(leases.c.device, leases.c.address).order_by(leases.c.family, leases.c.address)
+    query = select(leases.c.device, leases.c.address).where(which)
     found: dict[int, tuple[IPAddress, ...]] = {}
-    for device, packed in connection.execute(query if which is None else query.where(which)):
+    for device, packed in connection.execute(query.order_by(leases.c.family, leases.c.address)):
         found[device] = (*found.get(device, ()), ip_address(packed))
     return found
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from qvpn_core.errors import UsageError
+from qvpn_server.config import EVERYONE
 from qvpn_server.registry.records import (
-    EVERYONE,
     MAX_DNS,
     MAX_GROUPS,
     MAX_PREFIXES,
@@ -56,15 +56,14 @@ def load(connection: Connection, which: ColumnElement[bool] | None = None) -> li
     ]
 
 
-def of_devices(connection: Connection, device: int | None) -> dict[int, tuple[str, ...]]:
-    """The names of the groups of one device, or of every one."""
+def of_devices(connection: Connection, chosen: Select[tuple[int]]) -> dict[int, tuple[str, ...]]:
+    """The names of the groups of the devices whose numbers `chosen` selects."""
     query = (
         select(memberships.c.device, groups.c.name)
         .join_from(memberships, groups)
+        .where(memberships.c.device.in_(chosen))
         .order_by(groups.c.name)
     )
-    if device is not None:
-        query = query.where(memberships.c.device == device)
     found: dict[int, tuple[str, ...]] = {}
     for number, name in connection.execute(query):
         found[number] = (*found.get(number, ()), name)
@@ -100,11 +99,16 @@ def add(connection: Connection, name: str, policy: GroupPolicy) -> None:
     connection.execute(groups.insert().values(name=name, **_columns(policy)))
 
 
-def change(connection: Connection, name: str, policy: GroupPolicy) -> None:
-    """Replace a group's policy. Raises UsageError."""
-    _check(policy)
+def change(
+    connection: Connection, name: str, changed: Callable[[GroupPolicy], GroupPolicy]
+) -> GroupPolicy:
+    """Change a group's policy. Returns the new one; raises UsageError."""
     (number,) = ids(connection, [name])
+    (group,) = load(connection, groups.c.id == number)
+    policy = changed(group.policy)
+    _check(policy)
     connection.execute(groups.update().where(groups.c.id == number).values(_columns(policy)))
+    return policy
 
 
 def remove(connection: Connection, name: str) -> None:

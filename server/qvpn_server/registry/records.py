@@ -15,8 +15,6 @@ from qvpn_core.auth.invite import NAME_PATTERN
 from qvpn_core.errors import QvpnError, UsageError
 from qvpn_server.pool import IPAddress, IPNetwork
 
-#: The group that a device joins unless its invite names others.
-EVERYONE = "everyone"
 MAX_GROUPS = 64  # of one device, as an enrolment may name
 MAX_PREFIXES = 128  # of one group's routes, and of its destinations
 MAX_DNS = 8

@@ -9,7 +9,7 @@ tokens it has hashes, of keys the public halves.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,7 @@ from sqlalchemy import func, select, union_all
 
 from qvpn_core.auth.device_key import key_id
 from qvpn_core.errors import ProtocolViolation, UsageError
-from qvpn_server.config import GatewayConfig
+from qvpn_server.config import EVERYONE, GatewayConfig
 from qvpn_server.pool import IPAddress, IPNetwork, Pool
 from qvpn_server.registry import devices as enrolled
 from qvpn_server.registry import groups as grouping
@@ -27,7 +27,6 @@ from qvpn_server.registry.database import Database
 from qvpn_server.registry.groups import CLI, record
 from qvpn_server.registry.policy import device_policy
 from qvpn_server.registry.records import (
-    EVERYONE,
     AuditEntry,
     Device,
     DevicePolicy,
@@ -289,10 +288,17 @@ class Registry:
             grouping.add(connection, name, policy)
             record(connection, now, actor, "group add", name, grouping.words(policy))
 
-    def set_group(self, name: str, policy: GroupPolicy, now: int, *, actor: str = CLI) -> None:
-        """Replace a group's policy. Raises UsageError for an unknown name."""
+    def set_group(
+        self,
+        name: str,
+        changed: Callable[[GroupPolicy], GroupPolicy],
+        now: int,
+        *,
+        actor: str = CLI,
+    ) -> None:
+        """Give a group the policy that `changed` makes of its present one. Raises UsageError."""
         with self._database.transaction(write=True) as connection:
-            grouping.change(connection, name, policy)
+            policy = grouping.change(connection, name, changed)
             record(connection, now, actor, "group set", name, grouping.words(policy))
 
     def remove_group(self, name: str, now: int, *, actor: str = CLI) -> None:
