@@ -13,6 +13,10 @@ class StatusRequest(msgspec.Struct, tag_field="command", tag="status"):
     """Asks for a :class:`GatewayStatus`."""
 
 
+class ReloadRequest(msgspec.Struct, tag_field="command", tag="reload"):
+    """Has the certificate, its key and the web site read anew; answered with :class:`Done`."""
+
+
 class TokenRequest(msgspec.Struct, tag_field="command", tag="token"):
     """Creates a device that has a bearer token."""
 
@@ -108,7 +112,7 @@ Act = (
     | GroupJoinRequest
     | GroupLeaveRequest
 )
-Request = StatusRequest | Act
+Request = StatusRequest | ReloadRequest | Act
 
 
 class Traffic(msgspec.Struct, kw_only=True):

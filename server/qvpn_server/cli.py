@@ -94,6 +94,12 @@ def _parser() -> _Parser:
         default=True,
         help="keep devices from reaching each other (default: yes)",
     )
+    init.add_argument(
+        "--site",
+        type=Path,
+        metavar="DIR",
+        help="the web site that strangers see (default: one page that is built in)",
+    )
     init.add_argument("--cert", type=Path, metavar="PEM", help="certificate chain to use")
     init.add_argument("--key", type=Path, metavar="PEM", help="its private key")
     init.add_argument(
@@ -104,6 +110,16 @@ def _parser() -> _Parser:
 
     run = verb("run", "Run the gateway in the foreground until SIGTERM or Ctrl-C.")
     run.set_defaults(command=commands.run)
+
+    reload = verb("reload", "Have a running gateway read its certificate and web site anew.")
+    reload.set_defaults(command=commands.reload)
+    rotate = verb("rotate", "Announce the key that will replace the gateway's, or switch to it.")
+    rotate.set_defaults(command=commands.rotate)
+    rotate.add_argument(
+        "--switch",
+        action="store_true",
+        help="use the announced key now; devices that did not connect since must enrol again",
+    )
 
     status = verb("status", "Show the running gateway and its sessions.")
     status.set_defaults(command=commands.status)

@@ -11,6 +11,7 @@ from qvpn_core.errors import UsageError
 from qvpn_server.admin import ask
 from qvpn_server.admin_protocol import (
     GatewayStatus,
+    ReloadRequest,
     StatusRequest,
     Traffic,
 )
@@ -33,6 +34,7 @@ def init(state: StateDir, options: argparse.Namespace) -> int:
     """Create a gateway's state directory."""
     from qvpn_server.certificate import check_pair, pin_of, self_signed
     from qvpn_server.registry import Registry
+    from qvpn_server.website import Site
 
     if state.initialised:
         raise UsageError(
@@ -55,7 +57,10 @@ def init(state: StateDir, options: argparse.Namespace) -> int:
         routes=options.route or DEFAULT_ROUTES,
         isolation=options.isolation,
         registry=options.registry,
+        site=options.site.absolute() if options.site else None,
     )
+    if config.site is not None:
+        Site.load(config.site)
     files: dict[Path, bytes] = {}
     if given:
         check_pair(config.certificate, config.private_key)
@@ -84,6 +89,33 @@ def run(state: StateDir, _options: argparse.Namespace) -> int:
     from qvpn_server import service
 
     service.run(state)
+    return 0
+
+
+def reload(state: StateDir, _options: argparse.Namespace) -> int:
+    """Have the running gateway read its files anew."""
+    load_config(state.config)
+    if ask(state, ReloadRequest()) is None:
+        print(f"no gateway runs on {state.path}; it reads them when it starts")
+        return EXIT_NOT_RUNNING
+    print("reloaded; live sessions go on")
+    return 0
+
+
+def rotate(state: StateDir, options: argparse.Namespace) -> int:
+    """Prepare and announce the next key, or switch to it."""
+    from qvpn_server.identity import prepare_next, switch_to_next
+
+    config = load_config(state.config)
+    if options.switch:
+        pin = switch_to_next(config, state)
+        words = "in use from now on, and in every new invite"
+    else:
+        pin = prepare_next(config, state, datetime.now(UTC))
+        words = "announced to every device that connects; then: qvpn-server rotate --switch"
+    ask(state, ReloadRequest())
+    print(f"pin    {pin}")
+    print(words)
     return 0
 
 

@@ -24,6 +24,7 @@ from qvpn_server.admin import serve_admin
 from qvpn_server.admin_protocol import (
     Done,
     GatewayStatus,
+    ReloadRequest,
     Reply,
     Request,
     Revoked,
@@ -58,20 +59,23 @@ class Gateway:
         registry: Registry,
         sessions: SessionTable,
         forwarder: Forwarder,
+        state: StateDir,
     ) -> None:
         self._config = config
+        self._state = state
         self._registry = registry
         self._sessions = sessions
         self._forwarder = forwarder
         self.policies = LivePolicies(config, registry, sessions)
         self._authenticator = Authenticator(registry)
-        self._site = Site.built_in(time.time())
+        self._site = Site.built_in(0)
         #: SPKI pins that devices are told; empty when an authority vouches for the gateway.
         self._pins: tuple[str, ...] = ()
         self._since = datetime.now(UTC)
         #: What sessions that ended have moved.
         self._past = Traffic(drops={})
         self.listener: QuicListener | None = None
+        self.reload()
 
     def on_request(self, incoming: IncomingRequest) -> None:
         """Answer one request: a tunnel for a device, the web site for everybody else."""
@@ -104,14 +108,14 @@ class Gateway:
             else:
                 incoming.respond(*refusal(request, 503, error.what, now))
 
-    def reload(self, state: StateDir) -> None:
+    def reload(self) -> None:
         """Read the certificate, its key and the web site anew; sessions stay. Raises UsageError.
 
         Nothing changes when one of them cannot be used.
         """
         config = self._config
         site = Site.load(config.site) if config.site else Site.built_in(time.time())
-        pins = announced_pins(config, state)
+        pins = announced_pins(config, self._state)
         if self.listener is not None:
             self.listener.use_certificate(config.certificate, config.private_key)
         self._site, self._pins = site, pins
@@ -121,8 +125,14 @@ class Gateway:
         match request:
             case StatusRequest():
                 return self._status()
+            case ReloadRequest():
+                self.reload()
+                return Done()
         barred = perform(self._registry, self._config, request, int(time.time()), f"uid {uid}")
         live = barred is not None and self._sessions.of_device(barred.id) is not None
+        if barred is not None and self.listener is not None:
+            # Of all devices: the others shake hands in full once.
+            self.listener.tickets.clear()
         self.policies.follow()
         return Done() if barred is None else Revoked(barred.name, disconnected=live)
 
@@ -207,8 +217,7 @@ async def running_gateway(
             own={address.version: address.packed for address in config.gateway_addresses},
             write_tun=tun.write_batch,
         )
-        gateway = Gateway(config, registry, sessions, forwarder)
-        gateway.reload(state)
+        gateway = Gateway(config, registry, sessions, forwarder, state)
         stack.callback(_forward_from(tun, forwarder, stopped))
         gateway.listener = await QuicListener.start(
             config.listen,

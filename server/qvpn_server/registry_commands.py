@@ -72,10 +72,10 @@ def token(state: StateDir, options: argparse.Namespace) -> int:
 def invite(state: StateDir, options: argparse.Namespace) -> int:
     """Make an invite and print its link, which is shown now and never again."""
     from qvpn_core.auth.invite import Gateway, Invite, new_secret
-    from qvpn_server.certificate import is_self_signed, pin_of
+    from qvpn_server.identity import announced_pins
 
     config = load_config(state.config)
-    pins = (pin_of(config.certificate),) if is_self_signed(config.certificate) else ()
+    pins = announced_pins(config, state)
     expires = int(time.time()) + parse_duration(options.expires)
     groups = _groups(options.group)
     routes = tuple(str(parse_network("route", text)) for text in options.route)

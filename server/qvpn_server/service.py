@@ -39,7 +39,7 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
 
         def reload() -> None:
             try:
-                gateway.reload(state)
+                gateway.reload()
             except QvpnError as error:
                 log.error("nothing was reloaded: %s", error)
             else:
