@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -212,7 +213,8 @@ class Registry:
         with self._database.transaction(write=True) as connection:
             enrolled.free_name(connection, name, forget=False)
             created = inviting.insert(connection, name, public_key, expires, now, groups, routes)
-            detail = f"until {expires}, {_in_groups(groups)}"
+            until = datetime.fromtimestamp(expires, UTC)
+            detail = f"until {until:%Y-%m-%dT%H:%M:%SZ}, {_in_groups(groups)}"
             record(connection, now, actor, "invite", name, detail)
             return created
 
