@@ -226,6 +226,8 @@ class Http3Connection:
         self._ended = False
         self._pmtud: PathMtuDiscovery | None = None
         self.tunnels: dict[int, Http3Tunnel] = {}
+        #: At the gateway: whether a request was answered without a tunnel.
+        self.answered = False
         self._responses: dict[int, tuple[asyncio.Future[Http3Tunnel], TunnelHandler]] = {}
         self._fetches: dict[int, tuple[asyncio.Future[Response], int]] = {}
         self._bodies: dict[int, _Body] = {}
@@ -449,6 +451,7 @@ class Http3Connection:
             stream_id,
             [
                 (b":method", request.method.encode()),
+                *([(b":protocol", request.protocol.encode())] if request.protocol else ()),
                 (b":scheme", request.scheme.encode()),
                 (b":authority", request.authority.encode()),
                 (b":path", request.path.encode()),
@@ -494,6 +497,7 @@ class Http3Connection:
     ) -> None:
         """Answer a request and finish its stream; `stop` asks for no more of the request."""
         assert self._h3 is not None
+        self.answered = True
         if self._ended or not self.quic.can_write(stream_id):
             return  # nobody wants to hear it
         if self.quic.buffered > MAX_BUFFERED:

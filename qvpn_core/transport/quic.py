@@ -50,6 +50,7 @@ from qvpn_core.transport.http3 import (
     Http3Connection,
     Refused,
     Response,
+    lost,
     too_narrow,
 )
 from qvpn_core.transport.interface import (
@@ -194,7 +195,8 @@ class _Dial:
         self._schedule_keepalive()
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
-        self._finish(_handshake_error(event, self._peer))
+        usable = self.http.ready.exception() is None
+        self._finish(lost(event) if usable else _handshake_error(event, self._peer))
 
     def _finish(self, error: QvpnError) -> None:
         self.fail(error)
@@ -347,8 +349,8 @@ async def fetch(
     """Make one ordinary request with its content on a connection of its own.
 
     `limit` bounds the answer's content in bytes. Raises as `connect` does, and ProtocolViolation
-    for a longer answer. When it raises GatewayUnreachable after the handshake, the request may have
-    been acted upon.
+    for a longer answer, and TunnelLost when the connection ends before the answer: the request may
+    have been acted upon.
     """
     endpoints = await _resolve(host, port)
     deadline = asyncio.get_running_loop().time() + timeout
@@ -816,7 +818,9 @@ class QuicListener:
 
     def _dismiss_stranger(self) -> None:
         if len(self._strangers) > settings.STRANGERS:
-            next(iter(self._strangers)).end("")
+            # One that was answered, since a device's request may still be under way; the oldest.
+            answered = (each for each in self._strangers if each.http.answered)
+            next(answered, next(iter(self._strangers))).end("")
 
     def admitted(self, accepted: _Accepted) -> None:
         """A connection carries a tunnel."""
