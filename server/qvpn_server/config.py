@@ -313,6 +313,7 @@ def _parse_registry(text: str) -> str:
     """The URL itself; what it leads to is found out when it is opened."""
     try:
         url = urlsplit(text)
+        _ = url.port  # raises for one that is no number
         valid = url.scheme == REGISTRY_SCHEME and len(url.path) > 1
     except ValueError:
         valid = False

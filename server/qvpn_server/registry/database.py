@@ -128,7 +128,7 @@ class Database:
 def _parse(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         url = None
     if url is None or url.drivername != REGISTRY_SCHEME:
         raise UsageError("that is not the URL of a registry", "correct it in gateway.toml")

@@ -54,6 +54,7 @@ devices = Table(
     Column("public_key", LargeBinary),
     CheckConstraint("(key_id IS NULL) = (public_key IS NULL)", name="whole_key"),
     CheckConstraint("(key_id IS NULL) <> (token_hash IS NULL)", name="one_credential"),
+    sqlite_autoincrement=True,  # a live session knows its device by this number
 )
 
 leases = Table(

@@ -56,6 +56,12 @@ def empty_postgres(postgres_server: str) -> str:
     return new_database(postgres_server, f"empty{next(_NUMBERS)}")
 
 
+@pytest.fixture
+def postgres_url(migrated_server: str) -> str:
+    """The URL of a fresh registry."""
+    return new_database(migrated_server, f"test{next(_NUMBERS)}", "template")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """Where a fresh registry is, in either kind of database."""
@@ -64,8 +70,8 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         path.touch(0o600)
         path.write_bytes(request.getfixturevalue("migrated_file"))
         return path
-    server: str = request.getfixturevalue("migrated_server")
-    return new_database(server, f"test{next(_NUMBERS)}", "template")
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The registry, the same for SQLite and PostgreSQL: devices, leases, invites, groups, the audit."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
@@ -140,12 +139,12 @@ class TestDevices:
 
 class TestInvites:
     @pytest.fixture(autouse=True)
-    def invited(self, registry: Registry) -> Iterator[None]:
+    def invited(self, registry: Registry) -> None:
         registry.add_group("staff", GroupPolicy(), NOW)
         registry.create_invite(
             "alice", KEY, LATER, NOW, groups=["staff"], routes=[ip_network("10.0.0.0/8")]
         )
-        yield
+        return
 
     def test_an_invite_enrols_a_device(self, registry: Registry) -> None:
         invite = registry.invite_by_key_id(key_id(KEY))

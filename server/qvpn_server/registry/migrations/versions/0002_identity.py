@@ -66,6 +66,7 @@ def _create_devices() -> None:
         sa.Column("public_key", sa.LargeBinary),
         sa.CheckConstraint("(key_id IS NULL) = (public_key IS NULL)", name="whole_key"),
         sa.CheckConstraint("(key_id IS NULL) <> (token_hash IS NULL)", name="one_credential"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "leases",
