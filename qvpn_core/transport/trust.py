@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,10 @@ def announced_pins(field: str | None, trust: Trust) -> tuple[str, ...] | None:
     None to keep those there are: without pins nothing is announced, and an announcement must
     contain one of them (RFC 7469 section 2.5).
     """
-    digests = _PIN_DIRECTIVE.findall(field or "")[:MAX_PINS]
-    pins = tuple(dict.fromkeys(PIN_PREFIX + digest for digest in digests))
+    pins: tuple[str, ...] = ()
+    with suppress(ValueError):
+        digests = _PIN_DIRECTIVE.findall(field or "")[:MAX_PINS]
+        pins = tuple(dict.fromkeys(map(parse_pin, digests)))
     return pins if set(pins) & set(trust.pins) else None
 
 
