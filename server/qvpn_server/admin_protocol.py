@@ -8,6 +8,9 @@ import msgspec
 
 from qvpn_server.config import EVERYONE
 
+#: Seconds that an invite can be good for at most.
+MAX_INVITE_LIFETIME = 365 * 86400
+
 
 class StatusRequest(msgspec.Struct, tag_field="command", tag="status"):
     """Asks for a :class:`GatewayStatus`."""

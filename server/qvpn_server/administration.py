@@ -15,6 +15,7 @@ import msgspec
 from qvpn_core.auth.device_key import PUBLIC_KEY_BYTES
 from qvpn_core.errors import UsageError
 from qvpn_server.admin_protocol import (
+    MAX_INVITE_LIFETIME,
     Act,
     GroupAddRequest,
     GroupJoinRequest,
@@ -33,8 +34,6 @@ from qvpn_server.pool import IPNetwork
 from qvpn_server.registry import Device, GroupPolicy, Registry
 from qvpn_server.registry.policy import check_group
 
-#: Seconds that an invite can be good for at most.
-MAX_INVITE_LIFETIME = 365 * 86400
 _HASH_BYTES = 32
 
 

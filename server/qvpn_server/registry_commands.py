@@ -18,6 +18,7 @@ import msgspec
 from qvpn_core.errors import UsageError
 from qvpn_server.admin import ask
 from qvpn_server.admin_protocol import (
+    MAX_INVITE_LIFETIME,
     Act,
     GroupAddRequest,
     GroupJoinRequest,
@@ -76,7 +77,10 @@ def invite(state: StateDir, options: argparse.Namespace) -> int:
 
     config = load_config(state.config)
     pins = announced_pins(config, state)
-    expires = int(time.time()) + parse_duration(options.expires)
+    lifetime = parse_duration(options.expires)
+    if lifetime > MAX_INVITE_LIFETIME:
+        raise UsageError(f"{options.expires} is too long for an invite", "give 365d or less")
+    expires = int(time.time()) + lifetime
     groups = _groups(options.group)
     routes = tuple(str(parse_network("route", text)) for text in options.route)
     gateway = Gateway(config.host, config.listen[0][1])
