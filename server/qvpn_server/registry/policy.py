@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
-from qvpn_server.config import GatewayConfig, check_agreement
-from qvpn_server.pool import IPAddress, IPNetwork
+from qvpn_core.errors import UsageError
+from qvpn_server.config import DEFAULT_ROUTES, GatewayConfig, check_agreement
+from qvpn_server.pool import IPAddress, IPNetwork, overlap
 from qvpn_server.registry.records import DevicePolicy, Group, GroupPolicy
+
+_ALL = tuple(map(ip_network, DEFAULT_ROUTES))
 
 
 def device_policy(groups: Iterable[Group], config: GatewayConfig) -> DevicePolicy:
@@ -48,8 +51,17 @@ def device_policy(groups: Iterable[Group], config: GatewayConfig) -> DevicePolic
 def check_group(policy: GroupPolicy, config: GatewayConfig) -> None:
     """Refuse what cannot work at this gateway, as `init` does. Raises UsageError."""
     filled = _filled(policy, config)
-    check_agreement(replace(config, routes=filled.routes or (), dns=filled.dns or ()))
-    check_agreement(replace(config, routes=filled.destinations or (), dns=filled.dns or ()))
+    for prefixes in (filled.routes or (), filled.destinations or ()):
+        agreed = replace(config, routes=prefixes, dns=())
+        check_agreement(agreed)
+        for server in filled.dns or ():
+            address = ip_network(server)
+            if not any(overlap(address, prefix) for prefix in agreed.advertised):
+                raise UsageError(
+                    f"devices of the group could not reach its DNS server {server}",
+                    f"add {address} to --route and --destination, or give another --dns",
+                )
+    check_agreement(replace(config, dns=filled.dns or (), routes=_ALL))
 
 
 def _filled(policy: GroupPolicy, config: GatewayConfig) -> GroupPolicy:

@@ -212,7 +212,7 @@ def test_a_thousand_sessions_of_one_policy_share_one_table(bench: Bench) -> None
         (GroupAddRequest("x", GroupSettings(dns=("resolver",))), "not a DNS server's address"),
         (
             GroupAddRequest("x", GroupSettings(routes=("10.1.0.0/16",), dns=("9.9.9.9",))),
-            "outside the advertised routes",
+            "could not reach its DNS server 9.9.9.9",
         ),
         (GroupSetRequest("none", GroupSettings()), "no group is named none"),
         (GroupSetRequest("lab", GroupSettings(max_sessions=-1)), "make no quota"),
