@@ -9,6 +9,7 @@ becomes a RegistryUnavailable of one line; passwords do not get into it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ REVISIONS = ("0001", "0002")
 _BUSY_TIMEOUT = 2.0
 _CONNECT_TIMEOUT = 3
 _STATEMENT_TIMEOUT = 2000  # milliseconds
+#: Seconds for which a server that did not answer is not asked again.
+_PAUSE = 2.0
 #: Of PostgreSQL's advisory locks, those that writers of a qvpn registry take: "qvpn" in ASCII.
 _WRITERS = 0x7176706E
 
@@ -40,6 +43,7 @@ class Database:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._name = name
+        self._down: tuple[float, RegistryUnavailable] | None = None
 
     @classmethod
     def open(cls, where: Path | str) -> Self:
@@ -77,7 +81,16 @@ class Database:
 
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Connection]:
-        """One transaction, committed at the end, rolled back by an exception."""
+        """One transaction, committed at the end, rolled back by an exception.
+
+        While a server is down only one caller in `_PAUSE` seconds waits for it; with strangers'
+        requests, a gateway would do nothing else.
+        """
+        if self._down is not None:
+            until, error = self._down
+            if time.monotonic() < until:
+                raise RegistryUnavailable(error.what, error.hint)
+            self._down = None
         with self._translated():
             with self._engine.connect() as fresh:
                 connection = fresh.execution_options(**{_WRITE: write})
@@ -120,9 +133,11 @@ class Database:
             )
             if "locked" in lines[0]:
                 hint = "another program holds it; try again when that has ended"
-            raise RegistryUnavailable(
-                f"cannot use the registry {self._name}: {lines[0]}", hint
-            ) from error
+            failure = RegistryUnavailable(f"cannot use the registry {self._name}: {lines[0]}", hint)
+            if self.shared and isinstance(error, DBAPIError):
+                if error.connection_invalidated or error.statement is None:
+                    self._down = time.monotonic() + _PAUSE, failure
+            raise failure from error
 
 
 def _parse(text: str) -> URL:
@@ -146,6 +161,7 @@ def _engine(url: URL, *, foreign_keys: bool = True) -> Engine:
                 hide_parameters=True,
                 connect_args={
                     "connect_timeout": _CONNECT_TIMEOUT,
+                    "tcp_user_timeout": _STATEMENT_TIMEOUT,
                     "options": f"-c statement_timeout={_STATEMENT_TIMEOUT}",
                 },
             )

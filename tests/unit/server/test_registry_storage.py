@@ -263,6 +263,36 @@ class TestServer:
                 )
             assert [device.name for device in registry.devices()] == ["alice"]
 
+    def test_a_server_that_is_down_is_asked_again_after_a_while(
+        self, postgres_url: str, postgres_server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Registry.open(postgres_url) as registry:
+            allow_connections(postgres_server, postgres_url, "false")
+            with pytest.raises(RegistryUnavailable, match="not currently accepting") as refused:
+                registry.devices()
+            assert_one_line(refused.value)
+            allow_connections(postgres_server, postgres_url, "true")
+            with pytest.raises(RegistryUnavailable, match="not currently accepting"):
+                registry.devices()
+            later = time.monotonic() + 60
+            monkeypatch.setattr(time, "monotonic", lambda: later)
+            assert registry.devices() == []
+
+
+def allow_connections(server: str, url: str, allowed: str) -> None:
+    """Open or close a database, and end the connections to it."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
+    name = url.partition("?")[0].rpartition("/")[2]
+    address = server.format("postgres").replace("+psycopg", "", 1)
+    with psycopg.connect(address, autocommit=True) as connection:
+        command = SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        connection.execute(command.format(Identifier(name), SQL(allowed)))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+
 
 def test_ten_thousand_devices_are_no_trouble(where: Path | str) -> None:
     database = Database.open(where)
