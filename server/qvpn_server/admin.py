@@ -20,7 +20,7 @@ from qvpn_core.errors import QvpnError, UsageError
 from qvpn_server.admin_protocol import Failure, Reply, Request
 from qvpn_server.statedir import StateDir
 
-MAX_LINE = 1 << 16  # bytes of a request; a group has 128 prefixes of each kind at most
+MAX_LINE = 1 << 16  # bytes of a request; a group has 100 prefixes of each kind at most
 MAX_REPLY = 16 << 20  # bytes; a status of 1024 sessions is below 1 MiB
 TIMEOUT = 5.0  # seconds for either side
 _BACKLOG = 8

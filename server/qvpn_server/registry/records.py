@@ -15,8 +15,10 @@ from qvpn_core.auth.invite import NAME_PATTERN
 from qvpn_core.errors import QvpnError, UsageError
 from qvpn_server.pool import IPAddress, IPNetwork
 
-MAX_GROUPS = 64  # of one device, as an enrolment may name
-MAX_PREFIXES = 128  # of one group's routes, and of its destinations
+#: Of one device, and of one group's routes or destinations. All of them together must fit into one
+#: ROUTE_ADVERTISEMENT of the size that clients take.
+MAX_GROUPS = 16
+MAX_PREFIXES = 100
 MAX_DNS = 8
 
 _NAME = re.compile(NAME_PATTERN)

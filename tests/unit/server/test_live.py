@@ -1,13 +1,16 @@
 """Groups at a running gateway: who gets in, where packets may go, and changes while they flow."""
 
 import asyncio
+import time
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
 
 from qvpn_core.errors import UsageError
+from qvpn_core.masque.capsule import MAX_VALUE_SIZE
+from qvpn_core.masque.connect_ip import ConnectIpSession, Role, prefixes_to_ranges
 from qvpn_core.packet import parse
 from qvpn_server import live
 from qvpn_server.admin_protocol import (
@@ -24,10 +27,12 @@ from qvpn_server.admin_protocol import (
     UninviteRequest,
 )
 from qvpn_server.administration import perform
-from qvpn_server.destinations import DestinationCache
+from qvpn_server.destinations import DestinationCache, Destinations, Verdict, layers_of
 from qvpn_server.forwarding import Forwarder
 from qvpn_server.live import LivePolicies
-from qvpn_server.registry import Device, GroupPolicy, Registry
+from qvpn_server.registry import Device, Group, GroupPolicy, Registry
+from qvpn_server.registry.policy import device_policy
+from qvpn_server.registry.records import MAX_GROUPS, MAX_PREFIXES
 from qvpn_server.sessions import Session, SessionTable
 from tests.unit.server.helpers import (
     NUMBERS,
@@ -200,6 +205,32 @@ def test_a_thousand_sessions_of_one_policy_share_one_table(bench: Bench) -> None
     assert len(cache) == 2
     tables.clear()
     assert len(cache) == 0, "nobody has that policy any more"
+
+
+def test_the_widest_policy_fits_into_one_capsule() -> None:
+    apart = iter(range(0, 1 << 32, 1 << 20))
+    groups = [
+        Group(
+            number,
+            f"g{number}",
+            GroupPolicy(
+                routes=tuple(
+                    IPv6Network(((0x20010DB8 << 96) + next(apart), 128))
+                    for _ in range(MAX_PREFIXES)
+                )
+            ),
+        )
+        for number in range(MAX_GROUPS)
+    ]
+    policy = device_policy(groups, CONFIG)
+    assert len(policy.routes) == MAX_GROUPS * MAX_PREFIXES
+    session = ConnectIpSession(Role.PROXY)
+    capsule = session.advertise_routes(prefixes_to_ranges((*policy.routes, *CONFIG.inside)))
+    assert len(capsule) <= MAX_VALUE_SIZE
+    began = time.process_time()
+    table = Destinations(layers_of(CONFIG, policy)).ipv6
+    assert time.process_time() - began < 0.5
+    assert table.verdict(policy.routes[-1].network_address.packed) is Verdict.FORWARD
 
 
 @pytest.mark.parametrize(

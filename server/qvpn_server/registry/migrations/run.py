@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -10,12 +11,16 @@ from sqlalchemy import Connection
 
 HERE = Path(__file__).parent
 
+log = logging.getLogger(__name__)
+
 
 def upgrade(connection: Connection, revision: str | None) -> None:
     """Bring the database to the newest schema. `revision` is where it is, None for an empty one.
 
     One from before Alembic lacks its table; it gets that first.
     """
+    log.info("bringing the registry up to date")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it would tell every step
     config = config_for(connection)
     if revision is not None and not connection.dialect.has_table(connection, "alembic_version"):
         command.stamp(config, revision)
