@@ -1,6 +1,7 @@
 """A PostgreSQL server of our own, on a Unix socket, for as long as the tests run.
 
-Debian's binaries, an unprivileged user, a directory that goes with it; no TCP port.
+Debian's binaries, an unprivileged user, a directory that goes with it; no TCP port. The server ends
+with the process that started it, even if that is killed.
 """
 
 from __future__ import annotations
@@ -59,10 +60,19 @@ def server() -> Iterator[str]:
         options = f"-c listen_addresses= -k {directory} -c fsync=off -c shared_buffers=16MB"
         log = directory / "log"
         run("pg_ctl", "-D", data, "-w", "-t", PATIENCE, "-l", log, "-o", options, "start")
+        # It stops the server at the end of its input, which is our end in any case.
+        watcher = subprocess.Popen(
+            ["sh", "-c", 'read _; exec "$0" -D "$1" -m immediate stop', programs / "pg_ctl", data],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            user=user,
+            cwd=directory,
+            start_new_session=True,
+        )
         try:
             yield f"postgresql+psycopg://qvpn@/{{}}?host={directory}"
         finally:
-            run("pg_ctl", "-D", data, "-w", "-t", PATIENCE, "-m", "immediate", "stop")
+            watcher.communicate(timeout=PATIENCE)
     finally:
         shutil.rmtree(directory)
 
