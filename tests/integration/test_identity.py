@@ -270,8 +270,10 @@ def test_enrolment_exists_for_holders_of_an_invite_only(tmp_path: Path) -> None:
 
 
 def test_the_answers_to_strangers_take_the_same_time(tmp_path: Path) -> None:
-    """Medians of many, interleaved: what the gateway computes differs by far less than a device
-    from a stranger would if one of the checks were left out (a signature alone is some 100 us)."""
+    """Lower quartiles of many, interleaved.
+
+    They would differ by more if one of the checks were left out: a signature is some 100 us.
+    """
 
     async def story(world: World) -> None:
         device, revoked = enrolled(world, "device"), enrolled(world, "revoked")
@@ -297,8 +299,8 @@ def test_the_answers_to_strangers_take_the_same_time(tmp_path: Path) -> None:
                     1 << 16,
                 )
                 times[name].append(time.perf_counter() - begin)
-        medians = {name: sorted(taken)[len(taken) // 2] for name, taken in times.items()}
-        assert max(medians.values()) < 1.5 * min(medians.values()), medians
+        quarter = {name: sorted(taken)[len(taken) // 4] for name, taken in times.items()}
+        assert max(quarter.values()) < 1.5 * min(quarter.values()), quarter
 
     play(tmp_path, story)
 
