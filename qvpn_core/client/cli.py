@@ -34,6 +34,7 @@ EXIT_INTERRUPTED = 130
 #: From the agent's "done" to the end of its process.
 _END_SECONDS = 5.0
 _MAX_TOKEN_FILE = 4096  # bytes
+_MAX_INVITE = 1 << 16  # characters; a whole mail may be piped in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,6 +226,29 @@ def _read_token(name: str) -> str:
     return text.strip()
 
 
+def _enroll(arguments: argparse.Namespace) -> int:
+    words: list[str] = arguments.invite
+    text = sys.stdin.read(_MAX_INVITE) if words == ["-"] else " ".join(words)
+    # Not before it is needed: it brings asyncio and the whole transport.
+    import asyncio
+
+    from qvpn_core.client import enrolling, keys
+
+    enrolled = asyncio.run(enrolling.enrol(text, arguments.profile))
+    profile = enrolled.profile
+    assert profile.key is not None
+    print(f"enrolled as {profile.device} at {profile.gateway}")
+    print(f"profile  {enrolled.path}")
+    print(f"key      {keys.describe(profile.name, profile.key)}")
+    if profile.policy.destinations:
+        print(f"routes   {' '.join(map(str, profile.policy.destinations))}")
+    if os.geteuid() == 0:
+        print(f"connect with: qvpn up {profile.name}")
+    else:
+        print("qvpn up needs root for now, whose profiles are others: enrol with sudo")
+    return 0
+
+
 def _profile_list(_arguments: argparse.Namespace) -> int:
     for name in profiles.names():
         print(name)
@@ -238,7 +262,8 @@ def _profile_show(arguments: argparse.Namespace) -> int:
         ("name", profile.name),
         ("gateway", profile.gateway),
         ("template", profile.template),
-        ("token", "stored, not shown"),
+        ("device", profile.device or "unnamed, by its token"),
+        ("secret", _secret(profile)),
         ("trust", " ".join(profile.trust.pins) or profile.trust.ca_file or "public authorities"),
         ("transport", profile.transport),
         ("routes", " ".join([policy.mode, *map(str, policy.destinations)])),
@@ -248,6 +273,14 @@ def _profile_show(arguments: argparse.Namespace) -> int:
     for key, value in rows:
         print(f"{key:<11}{value}")
     return 0
+
+
+def _secret(profile: Profile) -> str:
+    if profile.key is None:
+        return "a token, not shown"
+    from qvpn_core.client import keys
+
+    return f"a key in {keys.describe(profile.name, profile.key)}"
 
 
 def _profile_remove(arguments: argparse.Namespace) -> int:
@@ -270,6 +303,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    enroll = commands.add_parser("enroll", help="turn an invite into a profile", allow_abbrev=False)
+    enroll.set_defaults(run=_enroll)
+    enroll.add_argument(
+        "invite",
+        metavar="INVITE",
+        nargs="+",
+        help="the qvpn:// link; - reads it, or a whole mail with it, from standard input, "
+        "which keeps it out of the shell's history",
+    )
+    enroll.add_argument("--profile", metavar="NAME", help="default: the gateway's name")
 
     up = commands.add_parser("up", help="connect", allow_abbrev=False)
     up.set_defaults(run=_up)

@@ -1,4 +1,4 @@
-"""Where the client keeps its files. It only names directories; whoever writes creates them.
+"""Where the client keeps its files. It only names directories, and writes what it is given.
 
 `QVPN_CONFIG_DIR`, `QVPN_STATE_DIR` and `QVPN_RUNTIME_DIR` win. Otherwise a user has the directories
 of the XDG Base Directory Specification, and root has those of the system: `/etc/qvpn`,
@@ -9,6 +9,7 @@ of the XDG Base Directory Specification, and root has those of the system: `/etc
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -18,7 +19,7 @@ def config_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """What survives a reboot but is not configuration: the log."""
+    """What survives a reboot but is not configuration: the log, session tickets."""
     return _directory("QVPN_STATE_DIR", "XDG_STATE_HOME", "~/.local/state", Path("/var/lib/qvpn"))
 
 
@@ -37,6 +38,20 @@ def make_private(directory: Path) -> Path:
     """Create `directory` for its owner only (0700), unless it exists. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file (0600), whole or not at all, over one that is there. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _directory(override: str, xdg: str, default: str, system: Path) -> Path:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from qvpn_core.client import paths
+from qvpn_core.client import keys, paths
+from qvpn_core.client.keys import KeyPlace
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand, split_template
 from qvpn_core.net.plan import Network
@@ -46,7 +49,11 @@ class Profile:
     name: str
     host: str
     port: int
-    token: str = field(repr=False)
+    #: The credential: a bearer token, or where the key of an enrolled device is.
+    token: str | None = field(default=None, repr=False)
+    key: KeyPlace | None = None
+    #: The name that the gateway knows an enrolled device by.
+    device: str | None = None
     trust: Trust = PUBLIC_TRUST
     #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
     template: str = DEFAULT_TEMPLATE
@@ -56,8 +63,7 @@ class Profile:
     @property
     def gateway(self) -> str:
         """HOST:PORT as an authority (RFC 3986 section 3.2), the port left out when it is 443."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORT else f"{host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
     @property
     def resource(self) -> tuple[str, str]:
@@ -79,7 +85,9 @@ class _Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class _Credential(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    token: str
+    token: str | None = None
+    key: KeyPlace | None = None
+    device: str | None = None
 
 
 class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -142,6 +150,12 @@ def parse_gateway(text: str) -> tuple[str, int]:
     return host, DEFAULT_PORT if port is None else port
 
 
+def join_host_port(host: str, port: int) -> str:
+    """HOST:PORT as an authority, the port left out when it is 443."""
+    host = f"[{host}]" if ":" in host else host
+    return host if port == DEFAULT_PORT else f"{host}:{port}"
+
+
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """Read CIDR prefixes; a bare address is a host route. Raises UsageError."""
     networks: list[Network] = []
@@ -185,38 +199,50 @@ def load(name: str) -> Profile:
 def save(profile: Profile, *, replace: bool = False) -> Path:
     """Write a profile, whole or not at all. Raises UsageError (exists) and QvpnError (disk)."""
     path = _path(profile.name)
-    if not replace and path.exists():
-        raise UsageError(
-            f"profile {profile.name!r} exists",
-            f"remove it first: qvpn profile remove {profile.name}",
-        )
-    text = _toml(_to_file(profile))
+    if not replace:
+        check_free(profile.name)
     try:
-        directory = paths.make_private(path.parent)
-        descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")  # mode 0600
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        paths.make_private(path.parent)
+        paths.write_private(path, _toml(_to_file(profile)).encode())
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(error, path) from error
     return path
 
 
+def check_free(name: str) -> None:
+    """Raises UsageError when there is a profile of this name."""
+    if _path(name).exists():
+        raise UsageError(f"profile {name!r} exists", f"remove it first: qvpn profile remove {name}")
+
+
+def learn_pins(profile: Profile, pins: tuple[str, ...]) -> Profile:
+    """Trust `pins` from now on, also in the file. Raises QvpnError when that cannot be written.
+
+    What a person changed in the file meanwhile stays; a profile that was removed stays removed.
+    """
+    learned = changed(profile, trust=Trust(pins=pins))
+    if _path(profile.name).exists():
+        stored = load(profile.name)
+        if stored.trust == profile.trust:
+            save(changed(stored, trust=learned.trust), replace=True)
+    return learned
+
+
 def remove(name: str) -> None:
-    """Delete a profile. Raises UsageError when there is none."""
+    """Delete a profile and the device's key with it. Raises UsageError when there is none."""
     path = _path(name)
+    place: KeyPlace | None = "file"  # of a profile that is too damaged to say
+    with suppress(QvpnError):
+        place = load(name).key
     try:
         path.unlink()
+        if place is not None:
+            keys.delete(name, place)
+        TicketFile(name).forget()
     except FileNotFoundError:
         raise UsageError(f"no profile {name!r} in {path.parent}", _known_profiles()) from None
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(error, path) from error
 
 
 def names() -> list[str]:
@@ -249,7 +275,10 @@ def _checked(name: str, file: _File) -> Profile:
         raise UsageError(f"{gateway.host!r} is not a host name or address")
     if not 0 < gateway.port < 65536:
         raise UsageError(f"port {gateway.port} does not exist", "ports are 1 to 65535")
-    if not _TOKEN.fullmatch(file.credential.token):
+    token, key = file.credential.token, file.credential.key
+    if (token is None) == (key is None):
+        raise UsageError("it needs a token or a key", "enrol this device again: qvpn enroll")
+    if token is not None and not _TOKEN.fullmatch(token):
         raise UsageError(
             "the token has characters that no token has", "copy it again from qvpn-server token"
         )
@@ -267,7 +296,9 @@ def _checked(name: str, file: _File) -> Profile:
         name=check_name(name),
         host=gateway.host,
         port=gateway.port,
-        token=file.credential.token,
+        token=token,
+        key=key,
+        device=file.credential.device,
         trust=Trust(pins=pins, ca_file=trust.ca_file),
         template=gateway.template,
         policy=route_policy(
@@ -286,7 +317,7 @@ def _to_file(profile: Profile) -> _File:
             template=profile.template,
             transport=profile.transport,
         ),
-        credential=_Credential(token=profile.token),
+        credential=_Credential(profile.token, profile.key, profile.device),
         trust=_Trust(pins=profile.trust.pins, ca_file=profile.trust.ca_file),
         routes=_Routes(
             mode=policy.mode,
@@ -336,7 +367,9 @@ def _known_profiles() -> str:
     return f"there is {', '.join(known)}" if known else "add one: qvpn profile add --help"
 
 
-def _unwritable(path: Path, error: OSError) -> QvpnError:
+def unwritable(error: OSError, path: Path | None = None) -> QvpnError:
+    """What to say when a profile, or what belongs to it, cannot be written."""
+    path = path or _directory()
     if isinstance(error, PermissionError):
         return PermissionMissing(f"{path} cannot be written", "it belongs to another user")
     return QvpnError(f"{path} cannot be written", error.strerror or "the disk refuses")

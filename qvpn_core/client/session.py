@@ -15,10 +15,14 @@ from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
 from typing import NoReturn
 
+from qvpn_core.auth.concealed import Origin, authenticate
+from qvpn_core.auth.exporter import Exporter
+from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
+from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
@@ -36,7 +40,8 @@ from qvpn_core.net.names import FWMARK
 from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.interface import HttpTunnel, Request
-from qvpn_core.transport.quic import connect
+from qvpn_core.transport.quic import RequestMaker, connect
+from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
 
@@ -114,7 +119,8 @@ class Session:
         *,
         on_up: Callable[[], None],
     ) -> None:
-        self._profile = profile
+        #: The profile, with the pins that the gateway announced.
+        self.profile = profile
         self._policy = policy
         self._attachment = attachment
         self._on_up = on_up
@@ -130,6 +136,7 @@ class Session:
         await self._attachment.prepare()
         tunnel = self._link.tunnel = await self._connect()
         try:
+            self._learn_pins(tunnel)
             await self._receive_configuration(tunnel)
             tun = self._tun = await self._attachment.attach(self._plan(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
@@ -170,24 +177,49 @@ class Session:
         )
 
     async def _connect(self) -> HttpTunnel:
-        profile = self._profile
-        authority, path = profile.resource
+        profile = self.profile
         return await connect(
             profile.host,
             profile.port,
             trust=profile.trust,
-            request=Request(
-                method="CONNECT",
-                scheme="https",
-                authority=authority,
-                path=path,
-                protocol="connect-ip",
-                headers=(("authorization", f"Bearer {profile.token}"),),
-            ),
+            request=await self._request(),
             handler=self._link,
             addresses=self._known_addresses(),
             socket_factory=_marked_socket,
+            tickets=TicketFile(profile.name),
         )
+
+    async def _request(self) -> RequestMaker:
+        """What makes the request, once there is a connection to sign for. Raises KeyUnavailable."""
+        profile = self.profile
+        authority, path = profile.resource
+        origin = Origin.of("https", authority)
+        key = None
+        if profile.key is not None:
+            # A desktop's password store may ask its owner first.
+            key = await asyncio.to_thread(keys.load, profile.name, profile.key)
+
+        def make(exporter: Exporter) -> Request:
+            credential = (
+                f"Bearer {profile.token}" if key is None else authenticate(key, exporter, origin)
+            )
+            headers = (("authorization", credential),)
+            return Request("CONNECT", "https", authority, path, "connect-ip", headers)
+
+        return make
+
+    def _learn_pins(self, tunnel: HttpTunnel) -> None:
+        """Keep the pins that the gateway announces: it may soon change its key."""
+        field = dict(tunnel.response_headers).get(PINS_FIELD)
+        pins = announced_pins(field, self.profile.trust)
+        if pins is None or set(pins) == set(self.profile.trust.pins):
+            return
+        try:
+            self.profile = profiles.learn_pins(self.profile, pins)
+        except QvpnError as error:
+            log.warning("the gateway's next key is not remembered: %s", error)
+        else:
+            log.info("the gateway announced its next key")
 
     def _known_addresses(self) -> tuple[str, ...]:
         """The gateway's addresses while our routes swallow what would resolve its name."""

@@ -175,6 +175,7 @@ class Tunnel:
             log.exception("the session ended by a defect")
             ended = InternalError(f"qvpn has a defect: {defect!r}", "please report it")
         finally:
+            self.profile = session.profile
             self._attempt = self._session = None
         self._feed(Event.SESSION_LOST if ended.transient else Event.SESSION_REJECTED, ended)
 

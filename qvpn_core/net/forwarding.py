@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from qvpn_core.errors import NetworkSetupFailed
-from qvpn_core.net import sysctl, undo
+from qvpn_core.errors import NetworkSetupFailed, QvpnError
+from qvpn_core.net import sysctl
 from qvpn_core.net.names import GATEWAY_TUN
 from qvpn_core.net.records import RestoreSetting
 from qvpn_core.net.worker import in_thread
@@ -81,7 +81,12 @@ class Forwarding:
 
     def _restore(self) -> None:
         saved = self._load()
-        failures = undo.run(saved.carried + saved.switched)
+        failures = []
+        for item in reversed(saved.carried + saved.switched):
+            try:
+                sysctl.restore(item.name, item.previous, item.ours)
+            except QvpnError as error:
+                failures.append(error)
         self._state.unlink(missing_ok=True)
         if failures:
             raise failures[0]

@@ -135,23 +135,24 @@ class Kernel:
 
 
 async def bring_up(index: int, addresses: Sequence[Interface]) -> None:
+    """As `bring_up_now`, in a worker thread."""
+    await in_thread(bring_up_now, index, addresses)
+
+
+def bring_up_now(index: int, addresses: Sequence[Interface]) -> None:
     """Give a TUN its addresses and bring it up (the gateway's side).
 
     Their prefixes become connected routes, as with ``ip address add``. The TUN gets no link-local
     address, so that it solicits no routers and sends no IPv6 redirects, and sends no IPv4 ones.
     """
-
-    def change() -> None:
-        name = socket.if_indextoname(index)
-        sysctl.write(f"net/ipv4/conf/{name}/send_redirects", "0")
-        if sysctl.read(f"net/ipv6/conf/{name}/addr_gen_mode") is not None:
-            sysctl.write(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
-        with Kernel() as kernel:
-            for address in addresses:
-                kernel.add_address(index, address)
-            kernel.set_up(index)
-
-    await in_thread(change)
+    name = socket.if_indextoname(index)
+    sysctl.write(f"net/ipv4/conf/{name}/send_redirects", "0")
+    if sysctl.read(f"net/ipv6/conf/{name}/addr_gen_mode") is not None:
+        sysctl.write(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
+    with Kernel() as kernel:
+        for address in addresses:
+            kernel.add_address(index, address)
+        kernel.set_up(index)
 
 
 def _entry(prefix: Network) -> dict[str, Any]:

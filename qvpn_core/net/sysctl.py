@@ -46,3 +46,9 @@ def write(name: str, value: str) -> None:
             f"cannot set {name} to {value} ({os.strerror(error.errno or 0)})",
             f"set it from outside this container with: sysctl -w {name}={value}",
         ) from error
+
+
+def restore(name: str, previous: str, ours: str) -> None:
+    """Write `previous` back where `ours` still stands; what somebody else has set since, stays."""
+    if read(name) == ours:
+        write(name, previous)

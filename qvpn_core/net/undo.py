@@ -43,5 +43,4 @@ def _undo(record: Record) -> None:
         case RemoveClientFirewall():
             nft.run(firewall.remove_client_script())
         case RestoreSetting(name, previous, ours):
-            if sysctl.read(name) == ours:
-                sysctl.write(name, previous)
+            sysctl.restore(name, previous, ours)

@@ -11,7 +11,7 @@ no
 - the packet size can change while the connection lives, and padded probes of any size can be sent
   (RFC 9000 section 14.4);
 - keys are updated before the AEAD's confidentiality limit (RFC 9001 section 6.6);
-- the peer's certificate and the counters can be read.
+- the TLS exporter (RFC 8446 section 7.5), the peer's certificate and the counters can be read.
 
 It does no I/O. tests/unit/transport/test_aioquic_contract.py fails when aioquic changes underneath.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 from aioquic import tls
@@ -53,6 +54,8 @@ from aioquic.quic.packet_builder import (
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
+
+from qvpn_core.auth.exporter import Exporter, tls_exporter
 
 # Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
 KEY_UPDATE_PACKETS = 1 << 22
@@ -152,6 +155,7 @@ class TunnelConnection(QuicConnection):
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
         self._large_lost_in_a_row = 0
+        self._exporter: Exporter | None = None
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
         self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
@@ -159,6 +163,24 @@ class TunnelConnection(QuicConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self._cryptos[_ONE_RTT] = OneRttKeys()
+        # No tickets for early data: whoever recorded it could send it again (RFC 8446 section 8).
+        self.tls._max_early_data = None
+
+    def _update_traffic_key(
+        self,
+        direction: tls.Direction,
+        epoch: tls.Epoch,
+        cipher_suite: tls.CipherSuite,
+        secret: bytes,
+    ) -> None:
+        # RFC 8446 section 7.1 derives the exporter master secret from the same transcript as the
+        # first 1-RTT secrets: up to the server's Finished. Later the client's would be in it too.
+        if epoch is _ONE_RTT and self._exporter is None:
+            schedule = self.tls.key_schedule
+            assert schedule is not None
+            master = schedule.derive_secret(b"exp master")
+            self._exporter = partial(tls_exporter, master, schedule.algorithm)
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
 
     # What the owner may read
 
@@ -181,6 +203,24 @@ class TunnelConnection(QuicConnection):
     def peer_certificate(self) -> x509.Certificate | None:
         """The peer's end-entity certificate once it was received."""
         return self.tls._peer_certificate
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a session ticket took the place of the certificate."""
+        return self.tls.session_resumed
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """`length` bytes that only the two ends of this connection know (RFC 8446 section 7.5).
+
+        Not before the handshake has come to the 1-RTT secrets.
+        """
+        assert self._exporter is not None
+        return self._exporter(label, context, length)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes on streams that the peer has not acknowledged yet."""
+        return sum(len(stream.sender._buffer) for stream in self._streams.values())
 
     @property
     def peer_takes_datagrams(self) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from aioquic.h3 import events as h3_events
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
 
-from qvpn_core.errors import PathTooNarrow, QvpnError, TunnelLost
+from qvpn_core.errors import PathTooNarrow, ProtocolViolation, QvpnError, TunnelLost
 from qvpn_core.masque.varint import encode_varint
 from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection, TunnelH3Connection
@@ -37,7 +38,10 @@ log = logging.getLogger(__name__)
 
 H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
 H3_INTERNAL_ERROR = 0x102
+H3_EXCESSIVE_LOAD = 0x107
 IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 7.2
+#: Bytes of answers that a peer may leave unacknowledged before it gets no more of them.
+MAX_BUFFERED = 256 << 10
 TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
 
@@ -55,6 +59,7 @@ class Http3Tunnel:
         self._stream_id = stream_id
         self._handler: TunnelHandler | None = handler
         self.counters = TunnelCounters()
+        self.response_headers: Headers = ()
         self.queue = SendQueue()
         #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
         self.prefix = encode_quarter_stream_id(stream_id) + b"\0"
@@ -150,11 +155,43 @@ class Http3Request:
     def peer(self) -> Address:
         return self._connection.peer
 
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        return self._connection.quic.export_keying_material(label, context, length)
+
+    def read_body(self, limit: int, done: Callable[[bytes | None], None]) -> None:
+        if self._ended:
+            asyncio.get_running_loop().call_soon(done, b"")
+            return
+
+        def whole(body: bytes | None) -> None:
+            self._ended = body is not None
+            done(body)
+
+        self._connection.read_body(self._stream_id, limit, whole)
+
     def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         self._connection.respond(self._stream_id, status, headers, body, stop=not self._ended)
 
     def accept(self, handler: TunnelHandler, headers: Headers = ()) -> Http3Tunnel:
         return self._connection.accept(self._stream_id, handler, headers)
+
+
+@dataclass(slots=True)
+class _Body:
+    """Content that is gathered until the stream ends or `limit` bytes are exceeded."""
+
+    limit: int
+    done: Callable[[bytes | None], None]
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer to a request that opens no tunnel."""
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 class Http3Connection:
@@ -190,13 +227,19 @@ class Http3Connection:
         self._ended = False
         self._pmtud: PathMtuDiscovery | None = None
         self.tunnels: dict[int, Http3Tunnel] = {}
+        #: At the gateway: whether a request was answered without a tunnel.
+        self.answered = False
         self._responses: dict[int, tuple[asyncio.Future[Http3Tunnel], TunnelHandler]] = {}
+        self._fetches: dict[int, tuple[asyncio.Future[Response], int]] = {}
+        self._bodies: dict[int, _Body] = {}
         #: Done when the peer may be asked for tunnels: handshake, SETTINGS. Client only.
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         #: Done when the path is known to carry the smallest useful packet, or not to.
         self.path_usable: asyncio.Future[bool] = self._loop.create_future()
         #: Called when the handshake is complete, before anything else happens.
         self.on_handshake: Callable[[], None] = lambda: None
+        #: At the gateway: called when a request was accepted as a tunnel.
+        self.on_accept: Callable[[], None] = lambda: None
 
     @property
     def peer(self) -> Address:
@@ -395,6 +438,36 @@ class Http3Connection:
         self._transmit()
         return await future
 
+    async def fetch(self, request: Request, body: bytes, limit: int) -> Response:
+        """Send an ordinary request with its content and gather up to `limit` bytes of answer.
+
+        Raises ProtocolViolation for a longer one, and :class:`Refused` for a reset stream.
+        """
+        assert self._h3 is not None
+        stream_id = self.quic.get_next_available_stream_id()
+        future: asyncio.Future[Response] = self._loop.create_future()
+        self._fetches[stream_id] = (future, limit)
+        self._h3.send_headers(
+            stream_id,
+            [
+                (b":method", request.method.encode()),
+                *([(b":protocol", request.protocol.encode())] if request.protocol else ()),
+                (b":scheme", request.scheme.encode()),
+                (b":authority", request.authority.encode()),
+                (b":path", request.path.encode()),
+                *((name.encode(), value.encode()) for name, value in request.headers),
+            ],
+            end_stream=not body,
+        )
+        if body:
+            self._h3.send_data(stream_id, body, end_stream=True)
+        self._transmit()
+        return await future
+
+    def read_body(self, stream_id: int, limit: int, done: Callable[[bytes | None], None]) -> None:
+        """Gather a request's content; see `interface.IncomingRequest.read_body`."""
+        self._bodies[stream_id] = _Body(limit, done)
+
     def accept(self, stream_id: int, handler: TunnelHandler, headers: Headers) -> Http3Tunnel:
         """Answer a request with 200 and open its tunnel.
 
@@ -415,6 +488,7 @@ class Http3Connection:
             ],
         )
         tunnel = self._open_tunnel(stream_id, handler)
+        self.on_accept()
         self._transmit()
         return tunnel
 
@@ -423,8 +497,14 @@ class Http3Connection:
     ) -> None:
         """Answer a request and finish its stream; `stop` asks for no more of the request."""
         assert self._h3 is not None
+        self.answered = True
         if self._ended or not self.quic.can_write(stream_id):
             return  # nobody wants to hear it
+        if self.quic.buffered > MAX_BUFFERED:
+            # Who asks on and on and takes no answers makes us keep them all.
+            self.quic.close(error_code=H3_EXCESSIVE_LOAD)
+            self._transmit()
+            return
         self._h3.send_headers(
             stream_id,
             [
@@ -551,6 +631,8 @@ class Http3Connection:
             tunnel = self.tunnels.get(event.stream_id)
             if tunnel is not None and event.data:
                 tunnel.received_data(event.data)
+            elif event.stream_id in self._bodies:
+                self._body_data(event.stream_id, event.data)
             if event.stream_ended:
                 self._stream_ended(event.stream_id)
 
@@ -558,10 +640,24 @@ class Http3Connection:
         tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
             tunnel.received_end()
+        body = self._bodies.pop(stream_id, None)
+        if body is not None:
+            body.done(body.data)
+
+    def _body_data(self, stream_id: int, data: bytes) -> None:
+        body = self._bodies[stream_id]
+        body.data += data
+        if len(body.data) > body.limit:
+            del self._bodies[stream_id]
+            body.done(None)
 
     def _response(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         status = int(dict(headers)[b":status"])
         if status < 200:
+            return
+        fetch = self._fetches.pop(stream_id, None)
+        if fetch is not None:
+            self._gather(stream_id, status, headers, *fetch)
             return
         waiting = self._responses.pop(stream_id, None)
         if waiting is None:
@@ -570,9 +666,31 @@ class Http3Connection:
         if future.done():
             return
         if status < 300:
-            future.set_result(self._open_tunnel(stream_id, handler))
+            tunnel = self._open_tunnel(stream_id, handler)
+            tunnel.response_headers = _fields(headers)
+            future.set_result(tunnel)
         else:
             future.set_exception(Refused(status))
+
+    def _gather(
+        self,
+        stream_id: int,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        future: asyncio.Future[Response],
+        limit: int,
+    ) -> None:
+        def done(body: bytes | None) -> None:
+            self._fetches.pop(stream_id, None)
+            if future.done():
+                return
+            if body is None:
+                future.set_exception(ProtocolViolation("the answer is too long"))
+            else:
+                future.set_result(Response(status, _fields(headers), body))
+
+        self._fetches[stream_id] = (future, limit)  # until its end, for a reset
+        self.read_body(stream_id, limit, done)
 
     def _stream_reset(self, stream_id: int, error_code: int) -> None:
         """The peer ended a stream abruptly, in whichever direction; so do we in the other."""
@@ -582,6 +700,10 @@ class Http3Connection:
         waiting = self._responses.pop(stream_id, None)
         if waiting is not None and not waiting[0].done():
             waiting[0].set_exception(too_narrow() if narrow else Refused(None))
+        fetch = self._fetches.pop(stream_id, None)
+        if fetch is not None and not fetch[0].done():
+            fetch[0].set_exception(Refused(None))
+        self._bodies.pop(stream_id, None)
         tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
             self.end_stream(stream_id, H3_REQUEST_CANCELLED)
@@ -596,6 +718,10 @@ class Http3Connection:
         for future, _handler in self._responses.values():
             if not future.done():
                 future.set_exception(error)
+        for fetch, _limit in self._fetches.values():
+            if not fetch.done():
+                fetch.set_exception(error)
+        self._bodies.clear()
         for flag in (self.ready, self.path_usable):
             if not flag.done():
                 flag.set_exception(error)
@@ -637,6 +763,15 @@ def too_narrow() -> PathTooNarrow:
 def encode_quarter_stream_id(stream_id: int) -> bytes:
     """RFC 9297 section 2.1."""
     return encode_varint(stream_id // 4)
+
+
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The fields of a message without its pseudo-header fields."""
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if not name.startswith(b":")
+    )
 
 
 def parse_request(headers: Sequence[tuple[bytes, bytes]]) -> Request:

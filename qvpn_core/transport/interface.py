@@ -8,7 +8,7 @@ none blocks, and callbacks must not raise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -99,6 +99,10 @@ class HttpTunnel(Protocol):
     def counters(self) -> TunnelCounters:
         """Live counters, read only."""
 
+    @property
+    def response_headers(self) -> Headers:
+        """At the client: the fields that came with the gateway's 200."""
+
     def send_capsules(self, data: bytes) -> None:
         """Send encoded capsules on the stream, reliably and in order."""
 
@@ -117,7 +121,10 @@ class HttpTunnel(Protocol):
 
 
 class IncomingRequest(Protocol):
-    """A request at the gateway, waiting for exactly one of `respond` and `accept`."""
+    """A request at the gateway, waiting for exactly one of `respond` and `accept`.
+
+    Before `respond`, its content can be asked for with `read_body`, once.
+    """
 
     @property
     def request(self) -> Request: ...
@@ -127,6 +134,16 @@ class IncomingRequest(Protocol):
 
     @property
     def transport(self) -> TransportName: ...
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """The TLS exporter of the request's connection (RFC 8446 section 7.5)."""
+
+    def read_body(self, limit: int, done: Callable[[bytes | None], None]) -> None:
+        """Gather the request's content, then call `done` with it, once.
+
+        With None for more than `limit` bytes. Never when the request or its connection ends first:
+        then there is nobody left to answer.
+        """
 
     def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         """Answer and finish the stream."""

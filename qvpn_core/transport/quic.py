@@ -10,12 +10,14 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from aioquic.buffer import Buffer
 from aioquic.quic import events as quic_events
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import (
     QuicHeader,
@@ -25,7 +27,9 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.tls import SessionTicket
 
+from qvpn_core.auth.exporter import Exporter
 from qvpn_core.errors import (
     AuthenticationFailed,
     CertificateUntrusted,
@@ -40,10 +44,13 @@ from qvpn_core.errors import (
     UsageError,
 )
 from qvpn_core.transport import settings
+from qvpn_core.transport.admission import Admission, Verdict
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
     Refused,
+    Response,
+    lost,
     too_narrow,
 )
 from qvpn_core.transport.interface import (
@@ -53,13 +60,16 @@ from qvpn_core.transport.interface import (
     Request,
     TunnelHandler,
 )
-from qvpn_core.transport.trust import Trust
+from qvpn_core.transport.tickets import TicketJar, TicketStore, pack_ticket, unpack_ticket
+from qvpn_core.transport.trust import Trust, spki_pin
 from qvpn_core.transport.udp import LocalAddress, UdpSocket
 
 #: Makes an unbound, unconnected UDP socket of an address family (the caller marks it).
 SocketFactory = Callable[[int], socket.socket]
 #: Told the stages of connecting: ``resolving``, ``handshake``, ``authenticating``.
 StageHandler = Callable[[str], None]
+#: Makes a request once the connection is there whose exporter its credential is made from.
+RequestMaker = Callable[[Exporter], Request]
 
 _T = TypeVar("_T")
 
@@ -81,8 +91,26 @@ class _Dial:
     """A client's connection with its socket and keepalive."""
 
     def __init__(
-        self, sock: UdpSocket, peer: NetworkAddress, quic: TunnelConnection, trust: Trust
+        self,
+        sock: UdpSocket,
+        peer: NetworkAddress,
+        host: str,
+        trust: Trust,
+        tickets: TicketJar | None,
     ) -> None:
+        configuration = settings.client_configuration(host, trust)
+        #: The pin under which the connection that is resumed was made.
+        self._resumed_pin = ""
+        if tickets is not None:
+            data = tickets.load()
+            usable = unpack_ticket(data, trust) if data is not None else None
+            if usable is not None:
+                configuration.session_ticket, self._resumed_pin = usable
+        quic = TunnelConnection(
+            configuration=configuration,
+            session_ticket_handler=None if tickets is None else self._new_ticket,
+        )
+        self._tickets = tickets
         self._loop = asyncio.get_running_loop()
         self._socket = sock
         self._peer = peer
@@ -137,7 +165,15 @@ class _Dial:
         self.http.receive([data for data, _sender, _local in received], self._peer, now)
         self.http.flush()
 
+    def _new_ticket(self, ticket: SessionTicket) -> None:
+        assert self._tickets is not None
+        certificate = self.http.quic.peer_certificate
+        pin = self._resumed_pin if certificate is None else spki_pin(certificate)
+        self._tickets.save(pack_ticket(ticket, self._trust, pin))
+
     def _check_pin(self) -> None:
+        if self.http.quic.resumed:
+            return  # with whom we shared the ticket's secret had a key that we still trust
         certificate = self.http.quic.peer_certificate
         if self._trust.pins and (certificate is None or not self._trust.accepts(certificate)):
             self.http.quic.close(error_code=_BAD_CERTIFICATE, reason_phrase="")
@@ -159,7 +195,8 @@ class _Dial:
         self._keepalive = self._loop.call_later(wait, self._keep_alive)
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
-        self._finish(_handshake_error(event, self._peer))
+        usable = self.http.ready.exception() is None
+        self._finish(lost(event) if usable else _handshake_error(event, self._peer))
 
     def _finish(self, error: QvpnError) -> None:
         self.fail(error)
@@ -216,18 +253,20 @@ async def connect(
     port: int,
     *,
     trust: Trust,
-    request: Request,
+    request: Request | RequestMaker,
     handler: TunnelHandler,
     addresses: Sequence[str] = (),
     timeout: float = settings.HANDSHAKE_TIMEOUT,
     socket_factory: SocketFactory = _plain_socket,
     on_stage: StageHandler = lambda stage: None,
+    tickets: TicketJar | None = None,
 ) -> HttpTunnel:
     """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
 
     Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). `addresses` of
     an earlier session spare the resolver, which may itself be behind the tunnel; the certificate
-    is checked against `host` all the same. Closing the tunnel closes its connection.
+    is checked against `host` all the same. Closing the tunnel closes its connection. With `tickets`
+    the handshake is shorter when the gateway remembers the last one.
 
     Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
     GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
@@ -244,8 +283,9 @@ async def connect(
         share = remaining / (len(endpoints) - index)
         try:
             return await _connect_to(
-                family, address, host, trust, request, handler, share, socket_factory, on_stage
-            )
+                family, address, host, trust, request, handler, share, socket_factory, on_stage,
+                tickets,
+            )  # fmt: skip
         except GatewayUnreachable as error:
             failure = failure or error
     assert failure is not None
@@ -270,12 +310,85 @@ async def _connect_to(
     address: NetworkAddress,
     host: str,
     trust: Trust,
-    request: Request,
+    request: Request | RequestMaker,
     handler: TunnelHandler,
     timeout: float,
     socket_factory: SocketFactory,
     on_stage: StageHandler,
+    tickets: TicketJar | None,
 ) -> HttpTunnel:
+    async with _dialled(
+        family, address, host, trust, timeout, socket_factory, on_stage, tickets
+    ) as dial:
+        if not isinstance(request, Request):
+            request = request(dial.http.quic.export_keying_material)
+        on_stage("authenticating")
+        wrapped = _ClosingHandler(handler, dial)
+        tunnel = await _unless_ended(
+            dial, asyncio.ensure_future(dial.http.request(request, wrapped))
+        )
+        if not await _unless_ended(dial, dial.http.path_usable):
+            raise too_narrow()
+        wrapped.open = True
+        return tunnel
+
+
+async def fetch(
+    host: str,
+    port: int,
+    *,
+    trust: Trust,
+    make: Callable[[Exporter], tuple[Request, bytes]],
+    limit: int,
+    timeout: float = settings.HANDSHAKE_TIMEOUT,
+    socket_factory: SocketFactory = _plain_socket,
+) -> Response:
+    """Make one ordinary request with its content on a connection of its own.
+
+    `limit` bounds the answer's content in bytes. Raises as `connect` does, and ProtocolViolation
+    for a longer answer, and TunnelLost when the connection ends before the answer: the request may
+    have been acted upon.
+    """
+    endpoints = await _resolve(host, port)
+    deadline = asyncio.get_running_loop().time() + timeout
+    failure: QvpnError | None = None
+    for index, (family, address) in enumerate(endpoints):
+        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
+        sent = False
+        try:
+            async with _dialled(
+                family, address, host, trust, share, socket_factory, lambda stage: None, None
+            ) as dial:
+                request, body = make(dial.http.quic.export_keying_material)
+                sent = True
+                response = await _unless_ended(
+                    dial, asyncio.ensure_future(dial.http.fetch(request, body, limit))
+                )
+                dial.close()
+                return response
+        except GatewayUnreachable as error:
+            if sent:
+                raise
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+@asynccontextmanager
+async def _dialled(
+    family: int,
+    address: NetworkAddress,
+    host: str,
+    trust: Trust,
+    timeout: float,
+    socket_factory: SocketFactory,
+    on_stage: StageHandler,
+    tickets: TicketJar | None,
+) -> AsyncIterator[_Dial]:
+    """A connection that is ready for requests; it is closed when what is done inside fails.
+
+    `timeout` seconds are for all of it.
+    """
     sock = socket_factory(family)
     try:
         sock.connect(address)
@@ -287,7 +400,7 @@ async def _connect_to(
             "check this machine's network connection",
         ) from error
     try:
-        quic = TunnelConnection(configuration=settings.client_configuration(host, trust))
+        dial = _Dial(udp, address, host, trust, tickets)
     except (OSError, ValueError) as error:
         udp.close()
         why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
@@ -295,7 +408,6 @@ async def _connect_to(
             f"cannot read the certification authorities in {trust.ca_file} ({why})",
             "give an existing PEM file",
         ) from error
-    dial = _Dial(udp, address, quic, trust)
     try:
         on_stage("handshake")
         dial.start()
@@ -305,15 +417,7 @@ async def _connect_to(
                     f"the server at {_text(address)} offers no IP tunnels",
                     "check that the address is that of a qvpn gateway",
                 )
-            on_stage("authenticating")
-            wrapped = _ClosingHandler(handler, dial)
-            tunnel = await _unless_ended(
-                dial, asyncio.ensure_future(dial.http.request(request, wrapped))
-            )
-            if not await _unless_ended(dial, dial.http.path_usable):
-                raise too_narrow()
-            wrapped.open = True
-            return tunnel
+            yield dial
     except TimeoutError:
         dial.close()
         raise GatewayUnreachable(
@@ -349,7 +453,7 @@ def _refusal(status: int | None) -> QvpnError:
         # A gateway shows callers without a valid credential an ordinary web site.
         return AuthenticationFailed(
             "the gateway does not know this device",
-            "the token is wrong or revoked, or the address is not that of a qvpn gateway",
+            "its credential is wrong or revoked, or the address is not that of a qvpn gateway",
         )
     if status == 503:
         return GatewayRefused(
@@ -394,8 +498,16 @@ def _handshake_error(event: quic_events.ConnectionTerminated, address: NetworkAd
 class _Accepted:
     """One connection at the gateway, on the socket that it arrived at."""
 
-    def __init__(self, listener: QuicListener, sock: UdpSocket, quic: TunnelConnection) -> None:
+    def __init__(
+        self,
+        listener: QuicListener,
+        sock: UdpSocket,
+        quic: TunnelConnection,
+        tickets: list[SessionTicket],
+    ) -> None:
         self._listener = listener
+        #: Tickets that the peer was sent, which are worth something once it is known.
+        self._tickets = tickets
         self._socket = sock
         self.local: LocalAddress | None = None
         self.ids: set[bytes] = set()
@@ -408,6 +520,7 @@ class _Accepted:
             blocked=lambda: sock.blocked,
         )
         self.http.on_handshake = self._on_handshake
+        self.http.on_accept = self._on_accept
         self._handshake_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             settings.HANDSHAKE_TIMEOUT, self._handshake_expired
         )
@@ -426,12 +539,19 @@ class _Accepted:
 
     def _on_handshake(self) -> None:
         self._stop_handshake_timer()
+        self._listener.met_stranger(self)
+
+    def _on_accept(self) -> None:
+        self._listener.admitted(self)
+        for ticket in self._tickets:
+            self._listener.tickets.keep(ticket)
+        self._tickets.clear()
 
     def _stop_handshake_timer(self) -> None:
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
             self._handshake_timer = None
-            self._listener.half_open -= 1
+            self._listener.admission.half_open -= 1
 
     def _handshake_expired(self) -> None:
         self.end("")
@@ -463,14 +583,15 @@ class QuicListener:
         on_request: Callable[[IncomingRequest], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._configuration = settings.server_configuration(certificate, private_key)
+        self._configuration = _server_configuration(certificate, private_key)
         self._retry = QuicRetryTokenHandler()
         self._sockets: list[UdpSocket] = []
         self._by_id: dict[bytes, _Accepted] = {}
         self._accepted: set[_Accepted] = set()
+        self._strangers: dict[_Accepted, None] = {}
         self.on_request = on_request
-        #: Connections whose handshake is not complete.
-        self.half_open = 0
+        self.admission = Admission()
+        self.tickets = TicketStore()
 
     @classmethod
     async def start(
@@ -482,13 +603,7 @@ class QuicListener:
         on_request: Callable[[IncomingRequest], None],
     ) -> QuicListener:
         """Bind and serve. Raises PortInUse, PermissionMissing, UsageError."""
-        try:
-            listener = cls(certificate, private_key, on_request)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"cannot use the certificate {certificate} with its key ({error})",
-                "give a readable PEM certificate and the key that belongs to it",
-            ) from error
+        listener = cls(certificate, private_key, on_request)
         try:
             for address in addresses:
                 listener._bind_socket(address)
@@ -506,6 +621,15 @@ class QuicListener:
     def connections(self) -> int:
         """Live connections."""
         return len(self._accepted)
+
+    @property
+    def half_open(self) -> int:
+        """Connections whose handshake is not complete."""
+        return self.admission.half_open
+
+    def use_certificate(self, certificate: Path, private_key: Path) -> None:
+        """Show another certificate from now on; live connections stay. Raises UsageError."""
+        self._configuration = _server_configuration(certificate, private_key)
 
     async def close(self, reason: str = "", drain: float = 0.0) -> None:
         """Close every connection with CONNECTION_CLOSE, wait `drain` seconds, close the sockets."""
@@ -614,19 +738,24 @@ class QuicListener:
                 retry_id = header.destination_cid
             except ValueError:
                 return None  # stale or forged; the client starts over without it
-        elif self.half_open >= settings.RETRY_ABOVE:
-            self._send_retry(sock, header, sender, local)
+        verdict = self.admission.judge(
+            sender[0], proven=retry_id is not None, now=self._loop.time()
+        )
+        if verdict is not Verdict.ACCEPT:
+            if verdict is Verdict.RETRY:
+                self._send_retry(sock, header, sender, local)
             return None
-        if self.half_open >= settings.HALF_OPEN_LIMIT:
-            return None
+        tickets: list[SessionTicket] = []
         quic = TunnelConnection(
             configuration=self._configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
+            session_ticket_fetcher=self.tickets.take,
+            session_ticket_handler=tickets.append,
         )
-        accepted = _Accepted(self, sock, quic)
+        accepted = _Accepted(self, sock, quic, tickets)
         self._accepted.add(accepted)
-        self.half_open += 1
+        self.admission.half_open += 1
         self.bind(header.destination_cid, accepted)
         self.bind(quic.host_cid, accepted)
         return accepted
@@ -677,12 +806,40 @@ class QuicListener:
         if accepted is not None:
             accepted.ids.discard(connection_id)
 
+    def met_stranger(self, accepted: _Accepted) -> None:
+        """A handshake is complete. Of those that carry no tunnel only the newest stay."""
+        self._strangers[accepted] = None
+        if len(self._strangers) > settings.STRANGERS:
+            # Not from inside of its receive: it may be in the batch that is being handled.
+            self._loop.call_soon(self._dismiss_stranger)
+
+    def _dismiss_stranger(self) -> None:
+        if len(self._strangers) > settings.STRANGERS:
+            # One that was answered, since a device's request may still be under way; the oldest.
+            answered = (each for each in self._strangers if each.http.answered)
+            next(answered, next(iter(self._strangers))).end("")
+
+    def admitted(self, accepted: _Accepted) -> None:
+        """A connection carries a tunnel."""
+        self._strangers.pop(accepted, None)
+
     def forget(self, accepted: _Accepted) -> None:
         """Drop a connection that ended."""
         for connection_id in accepted.ids:
             self._by_id.pop(connection_id, None)
         accepted.ids.clear()
+        self._strangers.pop(accepted, None)
         self._accepted.discard(accepted)
+
+
+def _server_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
+    try:
+        return settings.server_configuration(certificate, private_key)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot use the certificate {certificate} with its key ({error})",
+            "give a readable PEM certificate and the key that belongs to it",
+        ) from error
 
 
 def _bind_error(address: Address, error: OSError) -> QvpnError:

@@ -30,6 +30,9 @@ RETRY_ABOVE = (
     32  # half-open connections from which addresses must be proven (RFC 9000 section 8.1.2)
 )
 HALF_OPEN_LIMIT = 512  # half-open connections from which Initials are dropped
+# Connections that never carried a tunnel; beyond these the oldest is closed. Each may hold what
+# `http3.MAX_BUFFERED` allows.
+STRANGERS = 256
 
 # AES-128 first: the cheapest on every processor with AES instructions, and no weaker in practice.
 CIPHER_SUITES = [

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,11 @@ if TYPE_CHECKING:  # slow to import, and profiles are read by commands that chec
     from cryptography import x509
 
 PIN_PREFIX = "sha256/"
+#: The response field in which a gateway announces its pins, the next one included, to a device.
+PINS_FIELD = "public-key-pins"
+MAX_PINS = 4
+_PINS_SECONDS = 365 * 86400  # the field must have an age; profiles keep pins until told others
+_PIN_DIRECTIVE = re.compile(r'pin-sha256="([A-Za-z0-9+/]{43}=)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,25 @@ def spki_pin(certificate: x509.Certificate) -> str:
 
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return PIN_PREFIX + base64.b64encode(hashlib.sha256(spki).digest()).decode()
+
+
+def format_pins(pins: Iterable[str]) -> str:
+    """The value of a Public-Key-Pins field (RFC 7469 section 2.1)."""
+    directives = [f'pin-sha256="{pin.removeprefix(PIN_PREFIX)}"' for pin in pins]
+    return "; ".join([*directives, f"max-age={_PINS_SECONDS}"])
+
+
+def announced_pins(field: str | None, trust: Trust) -> tuple[str, ...] | None:
+    """The pins to hold from now on, by the field of a gateway that `trust` accepted.
+
+    None to keep those there are: without pins nothing is announced, and an announcement must
+    contain one of them (RFC 7469 section 2.5).
+    """
+    pins: tuple[str, ...] = ()
+    with suppress(ValueError):
+        digests = _PIN_DIRECTIVE.findall(field or "")[:MAX_PINS]
+        pins = tuple(dict.fromkeys(map(parse_pin, digests)))
+    return pins if set(pins) & set(trust.pins) else None
 
 
 def parse_pin(text: str) -> str:

@@ -16,11 +16,11 @@ from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
-from qvpn_core.errors import QvpnError
+from qvpn_core.errors import QvpnError, UsageError
 from qvpn_server.admin_protocol import Failure, Reply, Request
 from qvpn_server.statedir import StateDir
 
-MAX_LINE = 4096  # bytes of a request
+MAX_LINE = 1 << 16  # bytes of a request; a group has 100 prefixes of each kind at most
 MAX_REPLY = 16 << 20  # bytes; a status of 1024 sessions is below 1 MiB
 TIMEOUT = 5.0  # seconds for either side
 _BACKLOG = 8
@@ -31,18 +31,24 @@ _replies: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 
 @asynccontextmanager
-async def serve_admin(state: StateDir, answer: Callable[[Request], Reply]) -> AsyncIterator[None]:
-    """Answer admin requests while inside. The caller holds the state directory's lock."""
+async def serve_admin(
+    state: StateDir, answer: Callable[[Request, int], Reply]
+) -> AsyncIterator[None]:
+    """Answer admin requests while inside. The caller holds the state directory's lock.
+
+    `answer` is given the request and the user ID of who makes it.
+    """
     owner = state.path.stat().st_uid
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if _peer_uid(writer) in (0, owner):
+            uid = _peer_uid(writer)
+            if uid in (0, owner):
                 with suppress(TimeoutError, ConnectionError, ValueError):
                     async with asyncio.timeout(TIMEOUT):
                         line = await reader.readline()
                         if line:
-                            writer.write(msgspec.json.encode(_reply(line, answer)) + b"\n")
+                            writer.write(msgspec.json.encode(_reply(line, uid, answer)) + b"\n")
                             await writer.drain()
         finally:
             writer.close()
@@ -92,17 +98,17 @@ def ask(state: StateDir, request: Request) -> Reply | None:
             "run this as root or as the owner of the state directory",
         ) from None
     if isinstance(reply, Failure):
-        raise QvpnError(reply.what, reply.hint)
+        raise (UsageError if reply.usage else QvpnError)(reply.what, reply.hint)
     return reply
 
 
-def _reply(line: bytes, answer: Callable[[Request], Reply]) -> Reply:
+def _reply(line: bytes, uid: int, answer: Callable[[Request, int], Reply]) -> Reply:
     try:
-        return answer(_requests.decode(line))
+        return answer(_requests.decode(line), uid)
     except msgspec.DecodeError as error:
         return Failure(f"not an admin request: {error}", "use the qvpn-server of the same version")
     except QvpnError as error:
-        return Failure(error.what, error.hint)
+        return Failure(error.what, error.hint, isinstance(error, UsageError))
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

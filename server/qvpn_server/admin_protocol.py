@@ -6,9 +6,26 @@ from datetime import datetime
 
 import msgspec
 
+from qvpn_server.config import EVERYONE
+
+#: Seconds that an invite can be good for at most.
+MAX_INVITE_LIFETIME = 365 * 86400
+
 
 class StatusRequest(msgspec.Struct, tag_field="command", tag="status"):
     """Asks for a :class:`GatewayStatus`."""
+
+
+class ReloadRequest(msgspec.Struct, tag_field="command", tag="reload"):
+    """Has the certificate, its key and the web site read anew; answered with :class:`Done`."""
+
+
+class TokenRequest(msgspec.Struct, tag_field="command", tag="token"):
+    """Creates a device that has a bearer token."""
+
+    name: str
+    token_hash: bytes
+    groups: tuple[str, ...] = (EVERYONE,)
 
 
 class RevokeRequest(msgspec.Struct, tag_field="command", tag="revoke"):
@@ -17,7 +34,88 @@ class RevokeRequest(msgspec.Struct, tag_field="command", tag="revoke"):
     name: str
 
 
-Request = StatusRequest | RevokeRequest
+class RenameRequest(msgspec.Struct, tag_field="command", tag="rename"):
+    """Gives a device another name."""
+
+    old: str
+    new: str
+
+
+class InviteRequest(msgspec.Struct, tag_field="command", tag="invite"):
+    """Keeps an invite, whose secret stays where it was made."""
+
+    name: str
+    public_key: bytes
+    #: UNIX seconds.
+    expires: int
+    groups: tuple[str, ...] = (EVERYONE,)
+    #: CIDR prefixes.
+    routes: tuple[str, ...] = ()
+
+
+class UninviteRequest(msgspec.Struct, tag_field="command", tag="uninvite"):
+    """Withdraws an open invite."""
+
+    name: str
+
+
+class GroupSettings(msgspec.Struct):
+    """What to change of a group: prefixes and addresses as text, None for the gateway's own."""
+
+    routes: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
+    destinations: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
+    dns: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
+    max_sessions: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class GroupAddRequest(msgspec.Struct, tag_field="command", tag="group add"):
+    """Creates a group."""
+
+    name: str
+    settings: GroupSettings
+
+
+class GroupSetRequest(msgspec.Struct, tag_field="command", tag="group set"):
+    """Changes a group, for live sessions too."""
+
+    name: str
+    settings: GroupSettings
+
+
+class GroupRemoveRequest(msgspec.Struct, tag_field="command", tag="group remove"):
+    """Removes a group, for live sessions too."""
+
+    name: str
+
+
+class GroupJoinRequest(msgspec.Struct, tag_field="command", tag="group join"):
+    """Puts a device into a group, its live session too."""
+
+    group: str
+    device: str
+
+
+class GroupLeaveRequest(msgspec.Struct, tag_field="command", tag="group leave"):
+    """Takes a device out of a group, its live session too."""
+
+    group: str
+    device: str
+
+
+#: Changes of the registry: answered with :class:`Done` unless they say otherwise.
+Act = (
+    TokenRequest
+    | RevokeRequest
+    | RenameRequest
+    | InviteRequest
+    | UninviteRequest
+    | GroupAddRequest
+    | GroupSetRequest
+    | GroupRemoveRequest
+    | GroupJoinRequest
+    | GroupLeaveRequest
+)
+Request = StatusRequest | ReloadRequest | Act
 
 
 class Traffic(msgspec.Struct, kw_only=True):
@@ -70,14 +168,20 @@ class Revoked(msgspec.Struct, tag_field="reply", tag="revoked"):
     disconnected: bool
 
 
+class Done(msgspec.Struct, tag_field="reply", tag="done"):
+    """The change is made, and live sessions follow it."""
+
+
 class Failure(msgspec.Struct, tag_field="reply", tag="failure"):
     """The request was refused, in the words of a QvpnError."""
 
     what: str
     hint: str = ""
+    #: Whether it was a UsageError.
+    usage: bool = False
 
 
-Reply = GatewayStatus | Revoked | Failure
+Reply = GatewayStatus | Revoked | Done | Failure
 
 
 def rfc3339(moment: datetime) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-import time
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +11,9 @@ from qvpn_core.errors import UsageError
 from qvpn_server.admin import ask
 from qvpn_server.admin_protocol import (
     GatewayStatus,
-    Revoked,
-    RevokeRequest,
+    ReloadRequest,
     StatusRequest,
     Traffic,
-    rfc3339,
 )
 from qvpn_server.config import (
     DEFAULT_LISTEN,
@@ -29,8 +24,7 @@ from qvpn_server.config import (
     make_config,
     random_ula,
 )
-from qvpn_server.credentials import new_token, token_hash
-from qvpn_server.registry import Registry
+from qvpn_server.printing import print_json, print_table
 from qvpn_server.statedir import StateDir
 
 EXIT_NOT_RUNNING = 3
@@ -39,6 +33,8 @@ EXIT_NOT_RUNNING = 3
 def init(state: StateDir, options: argparse.Namespace) -> int:
     """Create a gateway's state directory."""
     from qvpn_server.certificate import check_pair, pin_of, self_signed
+    from qvpn_server.registry import Registry
+    from qvpn_server.website import Site
 
     if state.initialised:
         raise UsageError(
@@ -60,7 +56,11 @@ def init(state: StateDir, options: argparse.Namespace) -> int:
         dns=options.dns,
         routes=options.route or DEFAULT_ROUTES,
         isolation=options.isolation,
+        registry=options.registry,
+        site=options.site.absolute() if options.site else None,
     )
+    if config.site is not None:
+        Site.load(config.site)
     files: dict[Path, bytes] = {}
     if given:
         check_pair(config.certificate, config.private_key)
@@ -69,14 +69,18 @@ def init(state: StateDir, options: argparse.Namespace) -> int:
             config.host, datetime.now(UTC)
         )
     files[state.config] = dump_config(config).encode()
+    if config.registry is not None:
+        Registry.open(config.registry).close()  # before anything is written
     state.create(files)
+    if config.registry is None:
+        Registry.open(state.registry).close()
     print(f"created the gateway {config.endpoint} in {state.path}")
     print(f"pin    {pin_of(state.path / config.certificate)}")
     for pool in config.pools:
         print(f"pool{pool.version}  {pool.network}")
     print("next:")
-    print(f"  qvpn-server token --state {shlex.quote(str(state.path))} NAME   enrols a device")
-    print(f"  qvpn-server run --state {shlex.quote(str(state.path))}          starts the gateway")
+    print(f"  qvpn-server run --state {shlex.quote(str(state.path))}           starts the gateway")
+    print(f"  qvpn-server invite --state {shlex.quote(str(state.path))} NAME   invites a device")
     return 0
 
 
@@ -88,60 +92,30 @@ def run(state: StateDir, _options: argparse.Namespace) -> int:
     return 0
 
 
-def token(state: StateDir, options: argparse.Namespace) -> int:
-    """Create a device; its token is shown now and never again."""
-    from qvpn_server.certificate import is_self_signed, pin_of
-
-    config = load_config(state.config)
-    pin = pin_of(config.certificate)
-    secret = new_token()
-    with Registry.open(state.registry) as registry:
-        registry.add_device(options.name, token_hash(secret), int(time.time()))
-    if options.json:
-        _print_json({"name": options.name, "token": secret, "gateway": config.endpoint, "pin": pin})
-        return 0
-    command = ["qvpn", "profile", "add", options.name, "--gateway", config.endpoint]
-    command += ["--token", secret]
-    if is_self_signed(config.certificate):
-        # A certificate from an authority gets a new key sooner or later; no pin for that.
-        command += ["--pin", pin]
-    print(shlex.join(command))
+def reload(state: StateDir, _options: argparse.Namespace) -> int:
+    """Have the running gateway read its files anew."""
+    load_config(state.config)
+    if ask(state, ReloadRequest()) is None:
+        print(f"no gateway runs on {state.path}; it reads them when it starts")
+        return EXIT_NOT_RUNNING
+    print("reloaded; live sessions go on")
     return 0
 
 
-def list_devices(state: StateDir, options: argparse.Namespace) -> int:
-    """All devices, revoked ones too."""
-    load_config(state.config)
-    with Registry.open(state.registry) as registry:
-        devices = registry.devices()
-    if options.json:
-        _print_json(
-            [
-                {
-                    "name": device.name,
-                    "addresses": [str(address) for address in device.addresses],
-                    "created": _moment(device.created),
-                    "revoked": _moment(device.revoked),
-                }
-                for device in devices
-            ]
-        )
-        return 0
-    if not devices:
-        print("no devices yet")
-        return 0
-    _print_table(
-        ("NAME", "ADDRESSES", "CREATED", "REVOKED"),
-        (
-            (
-                device.name,
-                " ".join(map(str, device.addresses)) or "-",
-                _moment(device.created) or "-",
-                _moment(device.revoked) or "-",
-            )
-            for device in devices
-        ),
-    )
+def rotate(state: StateDir, options: argparse.Namespace) -> int:
+    """Prepare and announce the next key, or switch to it."""
+    from qvpn_server.identity import prepare_next, switch_to_next
+
+    config = load_config(state.config)
+    if options.switch:
+        pin = switch_to_next(config, state)
+        words = "in use from now on, and in every new invite"
+    else:
+        pin = prepare_next(config, state, datetime.now(UTC))
+        words = "announced to every device that connects; then: qvpn-server rotate --switch"
+    ask(state, ReloadRequest())
+    print(f"pin    {pin}")
+    print(words)
     return 0
 
 
@@ -151,7 +125,7 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
     reply = ask(state, StatusRequest())
     if not isinstance(reply, GatewayStatus):
         if options.json:
-            _print_json({"running": False})
+            print_json({"running": False})
         else:
             print(f"no gateway runs on {state.path}")
         return EXIT_NOT_RUNNING
@@ -160,7 +134,7 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
 
         document = msgspec.to_builtins(reply)
         del document["reply"]  # the tag of the admin protocol
-        _print_json(document)
+        print_json(document)
         return 0
     print(f"gateway      {reply.host}, listening on {', '.join(reply.listen)}")
     print(f"running      since {reply.since}, {reply.memory_bytes / 2**20:.0f} MiB")
@@ -168,7 +142,7 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
     print(f"traffic      {_traffic(reply.totals)}")
     print(f"sessions     {len(reply.sessions)}")
     if reply.sessions:
-        _print_table(
+        print_table(
             ("DEVICE", "ADDRESSES", "PEER", "SINCE", "RTT", "MTU", "TRAFFIC"),
             (
                 (
@@ -186,25 +160,6 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
     return 0
 
 
-def revoke(state: StateDir, options: argparse.Namespace) -> int:
-    """Bar a device, through the gateway if one runs, which cuts the live session too."""
-    load_config(state.config)
-    reply = ask(state, RevokeRequest(options.name))
-    disconnected = isinstance(reply, Revoked) and reply.disconnected
-    if reply is None:
-        with Registry.open(state.registry) as registry:
-            registry.revoke(options.name, int(time.time()))
-    if options.json:
-        _print_json({"name": options.name, "revoked": True, "disconnected": disconnected})
-    else:
-        print(f"revoked {options.name}" + (" and cut its session" if disconnected else ""))
-    return 0
-
-
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else rfc3339(datetime.fromtimestamp(seconds, UTC))
-
-
 def _traffic(traffic: Traffic) -> str:
     dropped = sum(traffic.drops.values())
     words = f"{_size(traffic.tx_bytes)} to devices, {_size(traffic.rx_bytes)} from devices"
@@ -217,15 +172,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-def _print_json(document: object) -> None:
-    print(json.dumps(document, indent=2))

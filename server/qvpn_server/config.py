@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +26,10 @@ DEFAULT_LISTEN = ("0.0.0.0:443", "[::]:443")
 DEFAULT_POOL4 = "10.86.0.0/16"
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 DEFAULT_MAX_SESSIONS = 1024
+#: The group that a device joins unless others are named for it.
+EVERYONE = "everyone"
+#: Of the URL of a registry that is not the SQLite file in the state directory.
+REGISTRY_SCHEME = "postgresql+psycopg"
 
 #: Written for a pool that the administrator does not want.
 NO_POOL = "none"
@@ -48,6 +53,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     certificate: str
     private_key: str
     max_sessions: int = DEFAULT_MAX_SESSIONS
+    registry: str | None = None
+    site: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,10 @@ class GatewayConfig:
     private_key: Path
     #: Live sessions at most; further devices get 503.
     max_sessions: int = DEFAULT_MAX_SESSIONS
+    #: The URL of a PostgreSQL registry, which has a password in it; None for the file beside this.
+    registry: str | None = field(default=None, repr=False)
+    #: The directory of the web site for strangers; None: the page that is built in.
+    site: Path | None = None
 
     @property
     def gateway_addresses(self) -> tuple[IPAddress, ...]:
@@ -77,19 +88,23 @@ class GatewayConfig:
         return tuple(pool.gateway for pool in self.pools)
 
     @property
-    def advertised(self) -> tuple[IPNetwork, ...]:
-        """The prefixes of ROUTE_ADVERTISEMENT (RFC 9484 section 4.7.3).
+    def inside(self) -> tuple[IPNetwork, ...]:
+        """What is reachable without leaving the gateway.
 
-        The configured routes of every family that has a pool, and with them what is reachable
-        inside: the gateway's own addresses, and the whole pools when devices may meet.
+        Its own addresses, and the whole pools when devices may meet.
+        """
+        if self.isolation:
+            return tuple(ip_network(address) for address in self.gateway_addresses)
+        return tuple(pool.network for pool in self.pools)
+
+    @property
+    def advertised(self) -> tuple[IPNetwork, ...]:
+        """The prefixes of ROUTE_ADVERTISEMENT (RFC 9484 section 4.7.3) without groups' changes.
+
+        The configured routes of every family that has a pool, and with them what is inside.
         """
         versions = {pool.version for pool in self.pools}
-        inside: Iterable[IPNetwork] = (
-            (ip_network(address) for address in self.gateway_addresses)
-            if self.isolation
-            else (pool.network for pool in self.pools)
-        )
-        return (*(route for route in self.routes if route.version in versions), *inside)
+        return (*(route for route in self.routes if route.version in versions), *self.inside)
 
     @property
     def endpoint(self) -> str:
@@ -109,6 +124,8 @@ def make_config(
     routes: Sequence[str] = DEFAULT_ROUTES,
     isolation: bool = True,
     max_sessions: int = DEFAULT_MAX_SESSIONS,
+    registry: str | None = None,
+    site: Path | None = None,
 ) -> GatewayConfig:
     """Check every value and their agreement with each other. Raises UsageError."""
     pools = tuple(
@@ -126,14 +143,16 @@ def make_config(
         host=_parse_host(host),
         listen=tuple(parse_listen(text) for text in listen),
         pools=pools,
-        dns=tuple(_parse_address(text) for text in dns),
-        routes=tuple(_parse_network("route", text) for text in routes),
+        dns=tuple(parse_address(text) for text in dns),
+        routes=tuple(parse_network("route", text) for text in routes),
         isolation=isolation,
         certificate=certificate,
         private_key=private_key,
         max_sessions=max_sessions,
+        registry=None if registry is None else _parse_registry(registry),
+        site=site,
     )
-    _check_agreement(config)
+    check_agreement(config)
     return config
 
 
@@ -166,6 +185,8 @@ def load_config(path: Path) -> GatewayConfig:
             certificate=path.parent / file.certificate,
             private_key=path.parent / file.private_key,
             max_sessions=file.max_sessions,
+            registry=file.registry,
+            site=None if file.site is None else path.parent / file.site,
         )
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}", error.hint) from None
@@ -187,6 +208,10 @@ def dump_config(config: GatewayConfig) -> str:
         "private_key": str(config.private_key),
         "max_sessions": config.max_sessions,
     }
+    if config.registry is not None:
+        values["registry"] = config.registry
+    if config.site is not None:
+        values["site"] = str(config.site)
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return "\n".join(
         ["# The gateway's configuration. Restart qvpn-server after a change.", *lines, ""]
@@ -230,7 +255,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 def _parse_pool(name: str, text: str, version: int) -> Pool | None:
     if text == NO_POOL:
         return None
-    network = _parse_network(name, text)
+    network = parse_network(name, text)
     if network.version != version:
         raise UsageError(f"{name} {text} is not an IPv{version} prefix", f"give --{name} CIDR")
     if network.max_prefixlen - network.prefixlen < MIN_HOST_BITS:
@@ -247,14 +272,16 @@ def _parse_pool(name: str, text: str, version: int) -> Pool | None:
     return Pool(network)
 
 
-def _parse_network(name: str, text: str) -> IPNetwork:
+def parse_network(name: str, text: str) -> IPNetwork:
+    """A prefix in CIDR notation, which `name` calls in errors. Raises UsageError."""
     try:
         return ip_network(text)
     except ValueError as error:
         raise UsageError(f"{name}: {error}", "give a CIDR such as 192.0.2.0/24") from None
 
 
-def _parse_address(text: str) -> IPAddress:
+def parse_address(text: str) -> IPAddress:
+    """The address of a DNS server. Raises UsageError."""
     try:
         return ip_address(text)
     except ValueError:
@@ -282,7 +309,25 @@ def _parse_host(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def _check_agreement(config: GatewayConfig) -> None:
+def _parse_registry(text: str) -> str:
+    """The URL itself; what it leads to is found out when it is opened."""
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises for one that is no number
+        valid = url.scheme == REGISTRY_SCHEME and len(url.path) > 1
+    except ValueError:
+        valid = False
+    if not valid:
+        # Without the text: it may hold a password.
+        raise UsageError(
+            "that is not the URL of a registry",
+            f"give {REGISTRY_SCHEME}://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite",
+        )
+    return text
+
+
+def check_agreement(config: GatewayConfig) -> None:
+    """Refuse routes and DNS servers that cannot work with each other. Raises UsageError."""
     for pool in config.pools:
         for route in config.routes:
             if route.version == pool.version and _inside(route, pool.network):

@@ -21,6 +21,7 @@ from qvpn_core.masque.connect_ip import (
 )
 from qvpn_server.config import GatewayConfig
 from qvpn_server.forwarding import Forwarder
+from qvpn_server.registry.records import DevicePolicy
 from qvpn_server.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,19 @@ class DeviceTunnel:
 
     def __init__(
         self,
+        config: GatewayConfig,
         forwarder: Forwarder,
         clock: Callable[[], float],
         ended: Callable[[Session, QvpnError | None], None],
     ) -> None:
+        self._config = config
         self._forwarder = forwarder
         self._clock = clock
         self._ended = ended
         self._connect_ip = ConnectIpSession(Role.PROXY)
         self._session: Session | None = None
 
-    def open(self, session: Session, config: GatewayConfig) -> None:
+    def open(self, session: Session) -> None:
         """Begin: assign addresses unprompted, advertise routes, then assign DNS.
 
         The order lets a client ask the resolvers only through the tunnel
@@ -57,10 +60,23 @@ class DeviceTunnel:
         capsules = self._connect_ip.assign_addresses(
             AssignedAddress(0, ip_network(address)) for address in session.addresses
         )
-        capsules += self._connect_ip.advertise_routes(prefixes_to_ranges(config.advertised))
-        if config.dns:
-            capsules += self._connect_ip.assign_dns(DnsAssign.plain(config.dns))
+        capsules += self._advertise(session)
+        if session.policy.dns:
+            capsules += self._connect_ip.assign_dns(DnsAssign.plain(session.policy.dns))
         session.tunnel.send_capsules(capsules)
+
+    def policy_changed(self, before: DevicePolicy) -> None:
+        """Tell the device what is different from `before` in its session's policy."""
+        session = self._live()
+        capsules = b""
+        if session.policy.routes != before.routes:
+            capsules += self._advertise(session)
+        if session.policy.dns != before.dns:
+            dns = session.policy.dns
+            assign = DnsAssign.plain(dns) if dns else DnsAssign(())
+            capsules += self._connect_ip.assign_dns(assign)
+        if capsules:
+            session.tunnel.send_capsules(capsules)
 
     def capsule_data(self, data: bytes) -> None:
         session = self._live()
@@ -92,6 +108,10 @@ class DeviceTunnel:
 
     def closed(self, error: QvpnError | None) -> None:
         self._ended(self._live(), error)
+
+    def _advertise(self, session: Session) -> bytes:
+        prefixes = (*session.policy.routes, *self._config.inside)
+        return self._connect_ip.advertise_routes(prefixes_to_ranges(prefixes))
 
     def _answer(self, session: Session, request: AddressRequest) -> bytes:
         """ADDRESS_ASSIGN for a request: the lease, whatever was wished, and once per family.

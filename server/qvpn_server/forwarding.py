@@ -22,7 +22,7 @@ from qvpn_core.packet import (
     unreachable,
     well_formed,
 )
-from qvpn_server.destinations import DestinationTable, Verdict
+from qvpn_server.destinations import Verdict
 from qvpn_server.fragment import fragment, may_fragment
 from qvpn_server.ratelimit import TokenBucket
 from qvpn_server.sessions import ICMP_BURST, ICMP_RATE, Session, SessionTable
@@ -47,13 +47,10 @@ class Forwarder:
     def __init__(
         self,
         *,
-        destinations: Mapping[int, DestinationTable],
         sessions: SessionTable,
         own: Mapping[int, bytes],
         write_tun: Callable[[Sequence[bytes]], int],
     ) -> None:
-        self._destinations4 = destinations[4]
-        self._destinations6 = destinations[6]
         self._by_address = sessions.by_address
         self._own = own
         self._write_tun = write_tun
@@ -66,8 +63,9 @@ class Forwarder:
         accepted: list[bytes] = []
         accept = accepted.append
         source4, source6 = session.source4, session.source6
-        starts4, verdicts4 = self._destinations4.starts, self._destinations4.verdicts
-        starts6, verdicts6 = self._destinations6.starts, self._destinations6.verdicts
+        ipv4, ipv6 = session.destinations.ipv4, session.destinations.ipv6
+        starts4, verdicts4 = ipv4.starts, ipv4.verdicts
+        starts6, verdicts6 = ipv6.starts, ipv6.verdicts
         forward = Verdict.FORWARD
         for packet in packets:
             if not well_formed(packet):

@@ -17,30 +17,35 @@ from pathlib import Path
 
 from qvpn_core.errors import QvpnError, TunUnavailable
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.interface import IncomingRequest
+from qvpn_core.transport.interface import Headers, IncomingRequest
 from qvpn_core.transport.quic import QuicListener
+from qvpn_core.transport.trust import PINS_FIELD, format_pins
 from qvpn_server.admin import serve_admin
 from qvpn_server.admin_protocol import (
+    Done,
     GatewayStatus,
+    ReloadRequest,
     Reply,
     Request,
     Revoked,
-    RevokeRequest,
     SessionStatus,
     StatusRequest,
     Traffic,
     rfc3339,
 )
+from qvpn_server.administration import perform
+from qvpn_server.authentication import Authenticator
 from qvpn_server.config import GatewayConfig, join_host_port
-from qvpn_server.credentials import bearer_token, token_hash
-from qvpn_server.destinations import DestinationTable, layers_of
 from qvpn_server.device import DeviceTunnel
+from qvpn_server.enrolment import is_enrolment, receive_enrolment
 from qvpn_server.forwarding import BATCH, Forwarder
+from qvpn_server.identity import announced_pins
+from qvpn_server.live import LivePolicies
 from qvpn_server.network import gateway_network
-from qvpn_server.registry import Device, Registry
+from qvpn_server.registry import Device, DevicePolicy, Invite, Registry
 from qvpn_server.sessions import Session, SessionTable
 from qvpn_server.statedir import StateDir
-from qvpn_server.website import connect_ip_scope, not_found, refusal
+from qvpn_server.website import Site, connect_ip_scope, refusal
 
 log = logging.getLogger(__name__)
 
@@ -54,71 +59,104 @@ class Gateway:
         registry: Registry,
         sessions: SessionTable,
         forwarder: Forwarder,
+        state: StateDir,
     ) -> None:
         self._config = config
+        self._state = state
         self._registry = registry
         self._sessions = sessions
         self._forwarder = forwarder
+        self.policies = LivePolicies(config, registry, sessions)
+        self._authenticator = Authenticator(registry)
+        self._site = Site.built_in(0)
+        #: SPKI pins that devices are told; empty when an authority vouches for the gateway.
+        self._pins: tuple[str, ...] = ()
         self._since = datetime.now(UTC)
         #: What sessions that ended have moved.
         self._past = Traffic(drops={})
         self.listener: QuicListener | None = None
+        self.reload()
 
     def on_request(self, incoming: IncomingRequest) -> None:
-        """Answer one request: a tunnel for a device, the 404 page for everybody else."""
+        """Answer one request: a tunnel for a device, the web site for everybody else."""
         request = incoming.request
         now = time.time()
         device = None
         try:
-            device = self._device(request.header("authorization"))
+            caller = self._authenticator.caller(incoming)
+            device = caller if isinstance(caller, Device) else None
             scope = connect_ip_scope(request)
-            if device is None or scope is None:
-                incoming.respond(*not_found(request, now))
+            if isinstance(caller, Invite) and is_enrolment(request):
+                receive_enrolment(incoming, caller, self._registry, lambda: self._pins)
+            elif device is None or scope is None:
+                incoming.respond(*self._site.answer(request, now))
             elif not scope.unlimited:
                 words = "this gateway does not limit tunnels to a target or protocol"
                 incoming.respond(*refusal(request, 501, words, now))
-            elif not self._has_room(device):
-                words = f"all {self._config.max_sessions} sessions are in use"
-                incoming.respond(*refusal(request, 503, words, now))
             else:
-                self._admit(incoming, device, now)
+                policy = self._registry.policy_of(device, self._config)
+                full = self.policies.no_room(device, policy)
+                if full is not None:
+                    incoming.respond(*refusal(request, 503, full, now))
+                else:
+                    self._admit(incoming, device, policy, now)
         except QvpnError as error:
             # The pool or the registry. A stranger must not learn of it; a device tries again.
             log.error("%s", error)
             if device is None:
-                incoming.respond(*not_found(request, now))
+                incoming.respond(*self._site.answer(request, now))
             else:
                 incoming.respond(*refusal(request, 503, error.what, now))
 
-    def answer(self, request: Request) -> Reply:
-        """Answer the administrator. Raises QvpnError."""
+    def reload(self) -> None:
+        """Read the certificate, its key and the web site anew; sessions stay. Raises UsageError.
+
+        Nothing changes when one of them cannot be used.
+        """
+        config = self._config
+        site = Site.load(config.site) if config.site else Site.built_in(time.time())
+        pins = announced_pins(config, self._state)
+        if self.listener is not None:
+            self.listener.use_certificate(config.certificate, config.private_key)
+        self._site, self._pins = site, pins
+
+    def answer(self, request: Request, uid: int) -> Reply:
+        """Answer the administrator who has this user ID. Raises QvpnError."""
         match request:
             case StatusRequest():
                 return self._status()
-            case RevokeRequest(name):
-                self._registry.revoke(name, int(time.time()))
-                session = self._sessions.of_device(name)
-                if session is not None:
-                    session.tunnel.close()
-                return Revoked(name, disconnected=session is not None)
+            case ReloadRequest():
+                self.reload()
+                return Done()
+        barred = perform(self._registry, self._config, request, int(time.time()), f"uid {uid}")
+        live = barred is not None and self._sessions.of_device(barred.id) is not None
+        if barred is not None and self.listener is not None:
+            # Of all devices: the others shake hands in full once.
+            self.listener.tickets.clear()
+        self.policies.follow()
+        return Done() if barred is None else Revoked(barred.name, disconnected=live)
 
-    def _device(self, authorization: str | None) -> Device | None:
-        token = bearer_token(authorization)
-        return None if token is None else self._registry.device_by_token(token_hash(token))
-
-    def _has_room(self, device: Device) -> bool:
-        return (
-            len(self._sessions) < self._config.max_sessions
-            or self._sessions.of_device(device.name) is not None
-        )
-
-    def _admit(self, incoming: IncomingRequest, device: Device, now: float) -> None:
+    def _admit(
+        self, incoming: IncomingRequest, device: Device, policy: DevicePolicy, now: float
+    ) -> None:
         addresses = self._registry.lease(device, self._config.pools)
-        handler = DeviceTunnel(self._forwarder, asyncio.get_running_loop().time, self._ended)
-        tunnel = incoming.accept(handler)
-        session = Session(device.name, addresses, tunnel, since=now, mtu=tunnel.mtu)
+        clock = asyncio.get_running_loop().time
+        handler = DeviceTunnel(self._config, self._forwarder, clock, self._ended)
+        tunnel = incoming.accept(handler, self._announcement())
+        session = Session(
+            device.id,
+            device.name,
+            addresses,
+            tunnel,
+            since=now,
+            mtu=tunnel.mtu,
+            groups=device.groups,
+            policy=policy,
+            destinations=self.policies.destinations.of(policy),
+            tell=handler.policy_changed,
+        )
         replaced = self._sessions.add(session)
-        handler.open(session, self._config)
+        handler.open(session)
         log.info(
             "%s connected from %s with %s",
             device.name,
@@ -128,6 +166,10 @@ class Gateway:
         if replaced is not None:
             log.info("%s: the new session replaces an older one", device.name)
             replaced.tunnel.close()
+
+    def _announcement(self) -> Headers:
+        """The pins for a device, the next one with them while there is one."""
+        return ((PINS_FIELD, format_pins(self._pins)),) if self._pins else ()
 
     def _ended(self, session: Session, error: QvpnError | None) -> None:
         _add(self._past, _traffic(session))
@@ -167,17 +209,15 @@ async def running_gateway(
     gets one when it cannot go on.
     """
     async with AsyncExitStack() as stack:
-        registry = stack.enter_context(Registry.open(state.registry))
+        registry = stack.enter_context(Registry.open(config.registry or state.registry))
         tun = await stack.enter_async_context(gateway_network(config, state.sysctls))
         sessions = SessionTable()
-        layers = layers_of(config)
         forwarder = Forwarder(
-            destinations={version: DestinationTable(version, layers) for version in (4, 6)},
             sessions=sessions,
             own={address.version: address.packed for address in config.gateway_addresses},
             write_tun=tun.write_batch,
         )
-        gateway = Gateway(config, registry, sessions, forwarder)
+        gateway = Gateway(config, registry, sessions, forwarder, state)
         stack.callback(_forward_from(tun, forwarder, stopped))
         gateway.listener = await QuicListener.start(
             config.listen,
@@ -187,6 +227,7 @@ async def running_gateway(
         )
         # Without a reason phrase: callers who were never admitted get this close as well.
         stack.push_async_callback(gateway.listener.close)
+        await stack.enter_async_context(gateway.policies.following_others())
         await stack.enter_async_context(serve_admin(state, gateway.answer))
         yield gateway
 

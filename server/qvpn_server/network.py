@@ -9,21 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import ip_interface
 from pathlib import Path
 from typing import Final
-
-from pyroute2 import IPRoute
 
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
 from qvpn_core.net import sysctl
 from qvpn_core.net.firewall import NatPool, install_gateway, remove_gateway
 from qvpn_core.net.forwarding import Forwarding
-from qvpn_core.net.links import bring_up
 from qvpn_core.net.names import GATEWAY_TUN
 from qvpn_core.net.tun import Tun
 from qvpn_core.net.worker import in_thread
 from qvpn_server.config import GatewayConfig
+from qvpn_server.kernel import set_up
 from qvpn_server.pool import Pool
 
 #: Bytes. As Ethernet: whatever the uplink delivers reaches us whole, and the packet path answers or
@@ -42,9 +39,8 @@ async def gateway_network(config: GatewayConfig, saved: Path) -> AsyncIterator[T
         raise PermissionMissing("a gateway needs root", "run it with sudo")
     async with AsyncExitStack() as stack:
         tun = stack.enter_context(Tun.open(GATEWAY_TUN, TUN_MTU))
-        await in_thread(_check_overlap, config.pools)
         await in_thread(_prepare, tun.name, config.pools)
-        await bring_up(tun.index, [pool.gateway_interface for pool in config.pools])
+        await set_up(tun.index, config.pools)
         forwarding = Forwarding(saved)
         stack.push_async_callback(forwarding.restore)
         await forwarding.enable()
@@ -52,20 +48,6 @@ async def gateway_network(config: GatewayConfig, saved: Path) -> AsyncIterator[T
         nat = [NatPool(pool.network) for pool in config.pools]
         await install_gateway(tun.name, nat, isolate=config.isolation)
         yield tun
-
-
-def _check_overlap(pools: Sequence[Pool]) -> None:
-    """Refuse a pool that a network of this host lies in: its connected route would hide it."""
-    with IPRoute() as netlink:
-        for message in netlink.get_addr():
-            address = message.get_attr("IFA_ADDRESS")
-            network = ip_interface(f"{address}/{message['prefixlen']}").network
-            for pool in pools:
-                if pool.overlaps(network):
-                    raise NetworkSetupFailed(
-                        f"the pool {pool.network} overlaps this host's network {network}",
-                        f"choose another pool{pool.version} in gateway.toml",
-                    )
 
 
 def _prepare(tun: str, pools: Sequence[Pool]) -> None:

@@ -7,10 +7,13 @@ import gc
 import logging
 import signal
 
+from qvpn_core.errors import QvpnError
 from qvpn_server.config import GatewayConfig, load_config
 from qvpn_server.gateway import running_gateway
 from qvpn_server.notify import notify
 from qvpn_server.statedir import StateDir
+
+log = logging.getLogger(__name__)
 
 
 def run(state: StateDir) -> None:
@@ -35,6 +38,16 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
         loop.add_signal_handler(number, stop)
     async with running_gateway(state, config, stopped) as gateway:
         gc.freeze()  # what exists now stays: no collection walks it again while packets wait
+
+        def reload() -> None:
+            try:
+                gateway.reload()
+            except QvpnError as error:
+                log.error("nothing was reloaded: %s", error)
+            else:
+                log.info("reloaded the certificate and the web site")
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         print(f"qvpn-server: listening on {', '.join(gateway.listening)}", flush=True)
         notify("READY=1")
         try:

@@ -3,6 +3,7 @@
 gateway.toml      configuration               registry.sqlite3   devices and leases
 certificate.pem   made by init unless given   admin.sock         while a gateway runs
 private-key.pem                               lock               held while a gateway runs
+next-certificate.pem, next-private-key.pem    from rotate until rotate --switch
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ class StateDir:
     @property
     def private_key(self) -> Path:
         return self.path / "private-key.pem"
+
+    @property
+    def next_certificate(self) -> Path:
+        return self.path / "next-certificate.pem"
+
+    @property
+    def next_private_key(self) -> Path:
+        return self.path / "next-private-key.pem"
 
     @property
     def registry(self) -> Path:

@@ -39,6 +39,8 @@ class Script:
 
 
 class ScriptedSession:
+    profile = PROFILE
+
     def __init__(self, script: Script, on_up: Callable[[], None]) -> None:
         self.script = script
         self.on_up = on_up

@@ -10,6 +10,9 @@ from typing import Any
 
 from qvpn_core.transport.interface import Address, TransportName, TunnelCounters
 from qvpn_server.config import GatewayConfig, make_config
+from qvpn_server.destinations import Destinations, layers_of
+from qvpn_server.registry import Group, GroupPolicy
+from qvpn_server.registry.policy import device_policy
 from qvpn_server.sessions import Session
 from tests.world.packets import ones_sum
 
@@ -46,10 +49,33 @@ class RecordingTunnel:
         self.closed_with.append(error)
 
 
-def make_session(device: str, *addresses: str, mtu: int = 1400) -> tuple[Session, RecordingTunnel]:
+#: As a registry would number devices, by name.
+NUMBERS: dict[str, int] = {}
+
+
+def make_session(
+    device: str,
+    *addresses: str,
+    mtu: int = 1400,
+    config: GatewayConfig | None = None,
+    policy: GroupPolicy | None = None,
+) -> tuple[Session, RecordingTunnel]:
+    """A session of a device whose one group has `policy`."""
+    config = config or gateway_config()
+    groups = [Group(1, "everyone", policy or GroupPolicy())]
+    resolved = device_policy(groups, config)
     tunnel = RecordingTunnel(mtu)
     session = Session(
-        device, tuple(map(ip_address, addresses)), tunnel, since=1_800_000_000.0, mtu=mtu
+        NUMBERS.setdefault(device, len(NUMBERS) + 1),
+        device,
+        tuple(map(ip_address, addresses)),
+        tunnel,
+        since=1_800_000_000.0,
+        mtu=mtu,
+        groups=("everyone",),
+        policy=resolved,
+        destinations=Destinations(layers_of(config, resolved)),
+        tell=lambda before: None,
     )
     return session, tunnel
 

@@ -23,7 +23,7 @@ from qvpn_server.admin_protocol import (
 from qvpn_server.statedir import StateDir
 
 
-def answer(request: Request) -> Reply:
+def answer(request: Request, uid: int) -> Reply:
     match request:
         case RevokeRequest("nobody"):
             raise UsageError("no device is named nobody", "see the list")

@@ -53,7 +53,7 @@ def test_init_makes_a_gateway_and_says_what_is_next(
     state = StateDir(tmp_path / "new" / "state")
     run = Run(capsys, "init", "--state", state.path, "--host", "gw.example", "--dns", "9.9.9.9")
     assert run.status == 0
-    assert f"qvpn-server token --state {state.path} NAME" in run.output
+    assert f"qvpn-server invite --state {state.path} NAME" in run.output
     assert f"qvpn-server run --state {state.path}" in run.output
     (pin,) = [line.split()[1] for line in run.output.splitlines() if line.startswith("pin")]
     assert parse_pin(pin) == pin

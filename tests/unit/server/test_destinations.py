@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from qvpn_server.destinations import DestinationTable, Layer, Verdict, layers_of
 from qvpn_server.pool import IPAddress
+from qvpn_server.registry import Group, GroupPolicy
+from qvpn_server.registry.policy import device_policy
 from tests.unit.server.helpers import gateway_config
 
 V4 = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
@@ -85,5 +87,6 @@ def verdict_of(destination: str, **changes: object) -> Verdict:
     address: IPAddress = (
         IPv6Address(destination) if ":" in destination else IPv4Address(destination)
     )
-    layers = layers_of(gateway_config(**changes))
+    config = gateway_config(**changes)
+    layers = layers_of(config, device_policy([Group(1, "everyone", GroupPolicy())], config))
     return DestinationTable(address.version, layers).verdict(address.packed)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvpn_core.packet import parse
-from qvpn_server.destinations import DestinationTable, layers_of
 from qvpn_server.forwarding import Forwarder
 from qvpn_server.sessions import ICMP_BURST, ICMP_RATE, Session, SessionTable
 from tests.unit.server.helpers import (
@@ -50,14 +49,11 @@ def make_bench(**changes: object) -> Bench:
     config = gateway_config(**changes)
     sessions = SessionTable()
     tun = RecordingTun()
-    alice, to_alice = make_session("alice", "10.86.0.2", "fd00:86::2")
-    bob, to_bob = make_session("bob", "10.86.0.3", "fd00:86::3")
+    alice, to_alice = make_session("alice", "10.86.0.2", "fd00:86::2", config=config)
+    bob, to_bob = make_session("bob", "10.86.0.3", "fd00:86::3", config=config)
     sessions.add(alice)
     sessions.add(bob)
-    layers = layers_of(config)
-
     forwarder = Forwarder(
-        destinations={version: DestinationTable(version, layers) for version in (4, 6)},
         sessions=sessions,
         own={address.version: address.packed for address in config.gateway_addresses},
         write_tun=tun.write,

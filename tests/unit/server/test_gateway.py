@@ -1,14 +1,16 @@
 """The gateway with real clients over QUIC on the loopback interface, a list in place of the TUN."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from qvpn_core.auth.enrolment import ENROLMENT_PATH
 from qvpn_core.errors import AuthenticationFailed, GatewayRefused, QvpnError
 from qvpn_core.masque.connect_ip import (
     AddressAssign,
@@ -33,7 +35,6 @@ from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, St
 from qvpn_server.certificate import pin_of
 from qvpn_server.config import load_config
 from qvpn_server.credentials import new_token, token_hash
-from qvpn_server.destinations import DestinationTable, layers_of
 from qvpn_server.forwarding import Forwarder
 from qvpn_server.gateway import Gateway
 from qvpn_server.registry import Registry
@@ -130,7 +131,7 @@ class World:
         return client
 
     def status(self) -> GatewayStatus:
-        reply = self.gateway.answer(StatusRequest())
+        reply = self.gateway.answer(StatusRequest(), 0)
         assert isinstance(reply, GatewayStatus)
         return reply
 
@@ -152,15 +153,13 @@ async def running(directory: Path, *options: str, max_sessions: int = 1024) -> A
         written.set()
         return len(packets)
 
-    layers = layers_of(config)
     forwarder = Forwarder(
-        destinations={version: DestinationTable(version, layers) for version in (4, 6)},
         sessions=sessions,
         own={address.version: address.packed for address in config.gateway_addresses},
         write_tun=write_tun,
     )
     with Registry.open(state.registry) as registry:
-        gateway = Gateway(config, registry, sessions, forwarder)
+        gateway = Gateway(config, registry, sessions, forwarder, state)
         gateway.listener = await QuicListener.start(
             config.listen,
             certificate=config.certificate,
@@ -310,6 +309,12 @@ class Stranger:
         self.request = request
         self.answer: tuple[int, Headers, bytes] | None = None
 
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        return bytes(length)
+
+    def read_body(self, limit: int, done: Callable[[bytes | None], None]) -> None:
+        raise AssertionError("a stranger was listened to")
+
     def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         self.answer = status, headers, body
 
@@ -323,9 +328,12 @@ def test_whatever_strangers_ask_the_answer_is_the_same(tmp_path: Path) -> None:
         unknown = (("authorization", f"Bearer {new_token()}"),)
         basic = (("authorization", "Basic YWxpY2U6c2VjcmV0"),)
         strangers = [
-            Request("GET", "https", "gw.example", "/"),
-            Request("GET", "https", "gw.example", "/", None, known),
+            Request("GET", "https", "gw.example", "/elsewhere"),
+            Request("GET", "https", "gw.example", "/elsewhere", None, known),
             Request("GET", "https", "gw.example", PATH, None, unknown),
+            Request("POST", "https", "gw.example", ENROLMENT_PATH),
+            Request("POST", "https", "gw.example", ENROLMENT_PATH, None, unknown),
+            Request("POST", "https", "gw.example", ENROLMENT_PATH, None, known),
             Request("POST", "https", "gw.example", "/login", None, basic),
             Request("CONNECT", "https", "gw.example", PATH, "connect-ip"),
             Request("CONNECT", "https", "gw.example", PATH, "connect-ip", unknown),
@@ -352,7 +360,8 @@ def test_a_registry_that_fails_shows_strangers_nothing_new(tmp_path: Path) -> No
     async def story(world: World) -> None:
         headers = (("authorization", f"Bearer {world.enrol('alice')}"),)
         incoming = Stranger(Request("CONNECT", "https", "gw", PATH, "connect-ip", headers))
-        world.registry.close()
+        with closing(sqlite3.connect(tmp_path / "state" / "registry.sqlite3")) as database:
+            database.execute("ALTER TABLE devices RENAME TO gone")
         world.gateway.on_request(incoming)
         assert incoming.answer is not None
         assert incoming.answer[0] == 404
@@ -412,12 +421,12 @@ def test_revoking_cuts_the_session_and_bars_the_device(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         token = world.enrol("alice")
         client = await world.connect(token)
-        reply = world.gateway.answer(RevokeRequest("alice"))
+        reply = world.gateway.answer(RevokeRequest("alice"), 0)
         assert reply == Revoked("alice", disconnected=True)
         await client.until(lambda: client.errors)
         with pytest.raises(AuthenticationFailed):
             await world.connect(token)
-        assert world.gateway.answer(RevokeRequest("alice")) == Revoked("alice", False)
+        assert world.gateway.answer(RevokeRequest("alice"), 0) == Revoked("alice", False)
 
     scenario(tmp_path, story)
 
@@ -428,7 +437,7 @@ def test_totals_remember_sessions_that_ended(tmp_path: Path) -> None:
         world.forwarder.from_tun([ip_packet("192.0.2.1", "10.86.0.2", 700)], 1.0)
         await client.until(lambda: client.received)
         assert world.status().totals.tx_packets == 1
-        world.gateway.answer(RevokeRequest("alice"))
+        world.gateway.answer(RevokeRequest("alice"), 0)
         assert world.status().sessions == []
         assert world.status().totals.tx_packets == 1
         assert world.status().memory_bytes > 1 << 20
@@ -443,7 +452,7 @@ def test_a_device_that_leaves_is_gone(tmp_path: Path) -> None:
         client.open_tunnel.close()
         # Bob's traffic is the clock: his packets arrive after alice's close was handled, or soon.
         async with asyncio.timeout(PATIENCE):
-            while world.sessions.of_device("alice") is not None:
+            while len(world.sessions) > 1:
                 other.open_tunnel.send_packets([ip_packet("10.86.0.3", "192.0.2.1")])
                 world.written.clear()
                 await world.written.wait()

@@ -163,7 +163,8 @@ def test_a_pool_that_overlaps_the_hosts_network_is_refused(
 
 # Everything is imported first: the interpreter's files may be root's own.
 AS_NOBODY = """
-import os, sys, tomllib
+import os, sqlite3, sys, tomllib
+import sqlalchemy.dialects.sqlite
 from qvpn_server import cli, service
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)

@@ -15,7 +15,7 @@ def test_a_reconnecting_device_takes_its_addresses_over() -> None:
     second, _ = make_session("alice", "10.86.0.2", "fd00:86::2")
     assert table.add(first) is None
     assert table.add(second) is first
-    assert table.of_device("alice") is second
+    assert table.of_device(second.id) is second
     assert table.by_address[ip_address("10.86.0.2").packed] is second
     assert not table.remove(first), "its end must not take the new session out"
     assert table.by_address[ip_address("fd00:86::2").packed] is second
