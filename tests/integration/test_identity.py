@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from statistics import median
 
 import pytest
 
@@ -270,9 +272,10 @@ def test_enrolment_exists_for_holders_of_an_invite_only(tmp_path: Path) -> None:
 
 
 def test_the_answers_to_strangers_take_the_same_time(tmp_path: Path) -> None:
-    """Lower quartiles of many, interleaved.
+    """Medians of many, in random order, taken until they agree or there is no hope.
 
-    They would differ by more if one of the checks were left out: a signature is some 100 us.
+    A machine that does other work needs more of them; a check that were left out would keep them
+    apart for good.
     """
 
     async def story(world: World) -> None:
@@ -290,8 +293,10 @@ def test_the_answers_to_strangers_take_the_same_time(tmp_path: Path) -> None:
             "revoked": by(revoked)(exporter),
         }
         times: dict[str, list[float]] = {name: [] for name in fields}
-        for _ in range(150):
-            for name, field in fields.items():
+        order, random = list(fields.items()), Random(1)
+        for _ in range(600):
+            random.shuffle(order)
+            for name, field in order:
                 begin = time.perf_counter()
                 await connection.fetch(
                     Request("GET", "https", AUTHORITY, "/x", None, request(field).headers),
@@ -299,8 +304,10 @@ def test_the_answers_to_strangers_take_the_same_time(tmp_path: Path) -> None:
                     1 << 16,
                 )
                 times[name].append(time.perf_counter() - begin)
-        quarter = {name: sorted(taken)[len(taken) // 4] for name, taken in times.items()}
-        assert max(quarter.values()) < 1.5 * min(quarter.values()), quarter
+            middle = {name: median(taken) for name, taken in times.items()}
+            if len(times["none"]) >= 50 and max(middle.values()) < 1.2 * min(middle.values()):
+                return
+        raise AssertionError(middle)
 
     play(tmp_path, story)
 
