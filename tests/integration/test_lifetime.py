@@ -304,7 +304,7 @@ def test_sessions_that_come_and_go_leave_nothing_in_the_gateway(
                 tunnel.close()
             await until_async(lambda: vpn.gateway.peek()["connections"] == 0)
 
-    client.host.call(asyncio.run, come_and_go(5))  # loads what loads once
+    client.host.call(asyncio.run, come_and_go(45))  # what loads once, and arenas that fill
     memory, descriptors = pss(pid), open_files(pid)
     client.host.call(asyncio.run, come_and_go(20))
     assert open_files(pid) == descriptors
