@@ -108,10 +108,11 @@ class Demo:
         self.show.measured("listening after", f"{time.monotonic() - begin:.2f} s")
 
     def _connect(self) -> None:
-        self.show.title("A device is created, and the client connects")
-        # What `token` prints is the command that the device's owner runs.
-        printed = self._on_gateway("token", DEVICE).stdout
-        self._on_client(*shlex.split(printed.removeprefix("qvpn ")))
+        self.show.title("A device is invited, enrols itself, and connects")
+        link = self._on_gateway("invite", DEVICE).stdout.strip()
+        begin = time.monotonic()
+        self._on_client("enroll", link, "--profile", DEVICE)
+        self.show.measured("enrolled after", f"{time.monotonic() - begin:.2f} s")
         self._up()
         self._sources(GATEWAY_SOURCES, ("the gateway", "the gateway"))
         status = self.client.status()

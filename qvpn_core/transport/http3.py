@@ -134,7 +134,7 @@ class Http3Tunnel:
     def ended(self, error: QvpnError | None) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
-            self._connection.tunnels.pop(self._stream_id, None)
+            self._connection.tunnel_ended(self._stream_id)
             handler.closed(error)
 
 
@@ -240,6 +240,8 @@ class Http3Connection:
         self.on_handshake: Callable[[], None] = lambda: None
         #: At the gateway: called when a request was accepted as a tunnel.
         self.on_accept: Callable[[], None] = lambda: None
+        #: At the gateway: called when the last tunnel ended and the connection goes on.
+        self.on_vacant: Callable[[], None] = lambda: None
 
     @property
     def peer(self) -> Address:
@@ -521,6 +523,11 @@ class Http3Connection:
         tunnel = Http3Tunnel(self, stream_id, handler)
         self.tunnels[stream_id] = tunnel
         return tunnel
+
+    def tunnel_ended(self, stream_id: int) -> None:
+        """Forget a tunnel."""
+        if self.tunnels.pop(stream_id, None) and not self.tunnels and not self._ended:
+            self.on_vacant()
 
     def send_data(self, stream_id: int, data: bytes) -> None:
         """Send capsule bytes."""

@@ -521,6 +521,8 @@ class _Accepted:
         )
         self.http.on_handshake = self._on_handshake
         self.http.on_accept = self._on_accept
+        # Else a device could collect connections by opening one tunnel after the other.
+        self.http.on_vacant = lambda: listener.met_stranger(self)
         self._handshake_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             settings.HANDSHAKE_TIMEOUT, self._handshake_expired
         )
@@ -807,7 +809,7 @@ class QuicListener:
             accepted.ids.discard(connection_id)
 
     def met_stranger(self, accepted: _Accepted) -> None:
-        """A handshake is complete. Of those that carry no tunnel only the newest stay."""
+        """A connection carries no tunnel, yet or any more. Of these only the newest stay."""
         self._strangers[accepted] = None
         if len(self._strangers) > settings.STRANGERS:
             # Not from inside of its receive: it may be in the batch that is being handled.

@@ -45,7 +45,7 @@ def test_the_demo_shows_the_main_job_and_succeeds(
     assert errors == ""
     for line in (
         r"  ok    www\.alpha\.test sees over IPv4 +203\.0\.113\.2, its router",
-        r"  client\$  qvpn profile add laptop --gateway 203\.0\.113\.130(:443)? --token .+",
+        r"  client\$  qvpn enroll qvpn://\S+… --profile laptop",
         r"  client\$  qvpn up laptop",
         r"  ok    www\.alpha\.test sees over IPv4 +203\.0\.113\.130, the gateway",
         r"  ok    www\.alpha\.test sees over IPv6 +2001:db8:2::2, the gateway",

@@ -335,7 +335,7 @@ def test_sessions_that_come_and_go_leave_nothing_in_the_gateway(
     assert vpn.gateway.process is not None
     pid = vpn.gateway.process.pid
     devices = vpn.gateway.tokens("coming", "going")
-    client.host.call(asyncio.run, come_and_go(vpn, devices, 10))  # loads what loads once
+    client.host.call(asyncio.run, come_and_go(vpn, devices, 45))  # what loads once; arenas fill
     memory, descriptors = pss(pid), open_files(pid)
     client.host.call(asyncio.run, come_and_go(vpn, devices, 25))
     assert open_files(pid) == descriptors

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qvpn_core.client import tunnel as module
 from qvpn_core.client.planner import RoutePolicy
-from qvpn_core.client.profiles import make_profile
+from qvpn_core.client.profiles import Profile, make_profile
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import InternalError, Tunnel
@@ -34,15 +35,15 @@ class Script:
         self.started = 0
         self.ended_by_cancellation = 0
 
-    def session(self, *_: object, on_up: Callable[[], None]) -> ScriptedSession:
-        return ScriptedSession(self, on_up)
+    def session(self, profile: Profile, *_: object, on_up: Callable[[], None]) -> ScriptedSession:
+        return ScriptedSession(self, profile, on_up)
 
 
 class ScriptedSession:
-    profile = PROFILE
-
-    def __init__(self, script: Script, on_up: Callable[[], None]) -> None:
+    def __init__(self, script: Script, profile: Profile, on_up: Callable[[], None]) -> None:
         self.script = script
+        #: Changed by what the session learns, here that there was one more.
+        self.profile = replace(profile, port=profile.port + 1)
         self.on_up = on_up
 
     async def run(self) -> None:
@@ -156,6 +157,21 @@ def test_a_lost_tunnel_comes_back_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
     play(monkeypatch, script, story)
     assert script.started == 3
+
+
+def test_what_one_session_learned_of_its_gateway_the_next_one_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        assert tunnel.profile.port == PROFILE.port + 1
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        tunnel.disconnect()
+        await run
+        assert tunnel.profile.port == PROFILE.port + 2
+
+    play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
 
 
 def test_a_network_that_comes_up_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,6 +344,27 @@ async def test_a_tunnel_is_no_stranger(
 
 
 @in_loop
+async def test_a_device_cannot_collect_connections(
+    identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STRANGERS", 2)
+    server = AcceptingServer()
+    async with gateway(identity, server) as listener:
+        tunnels = []
+        for number in range(6):
+            handler = RecordingHandler()
+            tunnel = await dial(listener.addresses[0], pinned, handler)
+            tunnels.append(tunnel)
+            assert isinstance(tunnel, Http3Tunnel)
+            # As the gateway does when a newer session replaces this one, to a peer that stays.
+            tunnel._connection.quic.close = lambda *_, **__: None  # type: ignore[method-assign]
+            server.tunnels[number].close()
+        await server.changes.until(lambda: listener.connections <= 2)
+        for tunnel in tunnels:
+            tunnel.close()
+
+
+@in_loop
 async def test_who_takes_no_answers_gets_no_more(
     identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
