@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qvpn_core.errors import QvpnError, UsageError
-from qvpn_server import commands, registry_commands
+from qvpn_server import commands, group_commands, registry_commands
 from qvpn_server.config import DEFAULT_LISTEN, DEFAULT_POOL4, DEFAULT_ROUTES, EVERYONE
 from qvpn_server.statedir import StateDir
 
@@ -179,13 +179,13 @@ def _add_registry(verbs: _Verbs) -> None:
 
 
 def _add_groups(verbs: _Verbs) -> None:
-    does = registry_commands
-    _verb(verbs, "list", "List the groups.", does.group_list)
-    add = _verb(verbs, "add", "Create a group.", does.group_add)
-    change = _verb(verbs, "set", "Change what is given of a group.", does.group_set)
-    remove = _verb(verbs, "remove", "Remove a group.", does.group_remove)
-    join = _verb(verbs, "join", "Put a device into a group.", does.group_join)
-    leave = _verb(verbs, "leave", "Take a device out of a group.", does.group_leave)
+    does = group_commands
+    _verb(verbs, "list", "List the groups.", does.show)
+    add = _verb(verbs, "add", "Create a group.", does.add)
+    change = _verb(verbs, "set", "Change what is given of a group.", does.change)
+    remove = _verb(verbs, "remove", "Remove a group.", does.remove)
+    join = _verb(verbs, "join", "Put a device into a group.", does.join)
+    leave = _verb(verbs, "leave", "Take a device out of a group.", does.leave)
     for parser in (add, change, remove, join, leave):
         parser.add_argument("group", metavar="GROUP", help="the group")
     for parser in (join, leave):

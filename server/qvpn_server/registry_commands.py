@@ -1,4 +1,4 @@
-"""The commands about devices, invites, groups and the audit.
+"""The commands about devices, invites and the audit.
 
 What changes something goes through the gateway while one runs, so that live sessions follow, and
 to the registry itself otherwise. What only reads always reads the registry.
@@ -10,22 +10,14 @@ import argparse
 import re
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from qvpn_core.errors import UsageError
 from qvpn_server.admin import ask
 from qvpn_server.admin_protocol import (
     MAX_INVITE_LIFETIME,
     Act,
-    GroupAddRequest,
-    GroupJoinRequest,
-    GroupLeaveRequest,
-    GroupRemoveRequest,
-    GroupSetRequest,
-    GroupSettings,
     InviteRequest,
     RenameRequest,
     Reply,
@@ -42,11 +34,7 @@ from qvpn_server.statedir import StateDir
 if TYPE_CHECKING:  # SQLAlchemy takes longer to import than most commands take
     from qvpn_server.registry import Registry
 
-#: Words in place of prefixes and addresses.
-DEFAULT = "default"
-NONE = "none"
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-_COUNT = re.compile(r"[0-9]{1,7}")
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
@@ -57,7 +45,7 @@ def token(state: StateDir, options: argparse.Namespace) -> int:
     config = load_config(state.config)
     pin = pin_of(config.certificate)
     secret = new_token()
-    _act(state, config, TokenRequest(options.name, token_hash(secret), _groups(options.group)))
+    act_on(state, config, TokenRequest(options.name, token_hash(secret), _groups(options.group)))
     if options.json:
         print_json({"name": options.name, "token": secret, "gateway": config.endpoint, "pin": pin})
         return 0
@@ -89,7 +77,7 @@ def invite(state: StateDir, options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"cannot make that invite: {error}", "see --help") from None
     request = InviteRequest(options.name, made.key.public_key, expires, groups, routes)
-    _act(state, config, request)
+    act_on(state, config, request)
     if options.json:
         print_json(
             {
@@ -108,7 +96,7 @@ def invite(state: StateDir, options: argparse.Namespace) -> int:
 def invites(state: StateDir, options: argparse.Namespace) -> int:
     """All invites, the newest first."""
     now = int(time.time())
-    with _registry(state) as registry:
+    with open_registry(state) as registry:
         found = registry.invites()
     if options.json:
         print_json(
@@ -146,13 +134,13 @@ def invites(state: StateDir, options: argparse.Namespace) -> int:
 
 def uninvite(state: StateDir, options: argparse.Namespace) -> int:
     """Withdraw an open invite."""
-    _act(state, load_config(state.config), UninviteRequest(options.name))
-    return _done(options, f"withdrew the invite for {options.name}", name=options.name)
+    act_on(state, load_config(state.config), UninviteRequest(options.name))
+    return done(options, f"withdrew the invite for {options.name}", name=options.name)
 
 
 def list_devices(state: StateDir, options: argparse.Namespace) -> int:
     """All devices, revoked ones too."""
-    with _registry(state) as registry:
+    with open_registry(state) as registry:
         devices = registry.devices()
     if options.json:
         print_json(
@@ -190,7 +178,7 @@ def list_devices(state: StateDir, options: argparse.Namespace) -> int:
 
 def revoke(state: StateDir, options: argparse.Namespace) -> int:
     """Bar a device; a running gateway cuts its live session too."""
-    reply = _act(state, load_config(state.config), RevokeRequest(options.name))
+    reply = act_on(state, load_config(state.config), RevokeRequest(options.name))
     disconnected = isinstance(reply, Revoked) and reply.disconnected
     if options.json:
         print_json({"name": options.name, "revoked": True, "disconnected": disconnected})
@@ -201,91 +189,13 @@ def revoke(state: StateDir, options: argparse.Namespace) -> int:
 
 def rename(state: StateDir, options: argparse.Namespace) -> int:
     """Give a device another name."""
-    _act(state, load_config(state.config), RenameRequest(options.old, options.new))
-    return _done(options, f"renamed {options.old} to {options.new}", name=options.new)
-
-
-def group_add(state: StateDir, options: argparse.Namespace) -> int:
-    """Create a group."""
-    _act(state, load_config(state.config), GroupAddRequest(options.group, _settings(options)))
-    return _done(options, f"created the group {options.group}", group=options.group)
-
-
-def group_set(state: StateDir, options: argparse.Namespace) -> int:
-    """Change a group."""
-    settings = _settings(options)
-    if settings == GroupSettings():
-        raise UsageError("nothing to change", "give --route, --destination, --dns, --max-sessions")
-    _act(state, load_config(state.config), GroupSetRequest(options.group, settings))
-    return _done(options, f"changed the group {options.group}", group=options.group)
-
-
-def group_remove(state: StateDir, options: argparse.Namespace) -> int:
-    """Remove a group."""
-    _act(state, load_config(state.config), GroupRemoveRequest(options.group))
-    return _done(options, f"removed the group {options.group}", group=options.group)
-
-
-def group_join(state: StateDir, options: argparse.Namespace) -> int:
-    """Put a device into a group."""
-    request = GroupJoinRequest(options.group, options.device)
-    _act(state, load_config(state.config), request)
-    words = f"{options.device} is in the group {options.group}"
-    return _done(options, words, group=options.group, device=options.device)
-
-
-def group_leave(state: StateDir, options: argparse.Namespace) -> int:
-    """Take a device out of a group."""
-    request = GroupLeaveRequest(options.group, options.device)
-    _act(state, load_config(state.config), request)
-    words = f"{options.device} is not in the group {options.group}"
-    return _done(options, words, group=options.group, device=options.device)
-
-
-def group_list(state: StateDir, options: argparse.Namespace) -> int:
-    """All groups with their policies."""
-    with _registry(state) as registry:
-        groups = registry.groups()
-    if options.json:
-        print_json(
-            [
-                {
-                    "group": group.name,
-                    "devices": group.members,
-                    "routes": _texts(group.policy.routes),
-                    "destinations": _texts(group.policy.destinations),
-                    "dns": _texts(group.policy.dns),
-                    "max_sessions": group.policy.max_sessions,
-                }
-                for group in groups
-            ]
-        )
-        return 0
-
-    def words(values: Iterable[object] | None, unset: str = DEFAULT) -> str:
-        texts = _texts(values)
-        return unset if texts is None else " ".join(texts) or NONE
-
-    print_table(
-        ("GROUP", "DEVICES", "ROUTES", "DESTINATIONS", "DNS", "MAX-SESSIONS"),
-        (
-            (
-                group.name,
-                str(group.members),
-                words(group.policy.routes),
-                words(group.policy.destinations, "as routes"),
-                words(group.policy.dns),
-                str(group.policy.max_sessions or ""),
-            )
-            for group in groups
-        ),
-    )
-    return 0
+    act_on(state, load_config(state.config), RenameRequest(options.old, options.new))
+    return done(options, f"renamed {options.old} to {options.new}", name=options.new)
 
 
 def audit(state: StateDir, options: argparse.Namespace) -> int:
     """Every administrative act, the oldest first."""
-    with _registry(state) as registry:
+    with open_registry(state) as registry:
         entries = registry.audit()
     if options.json:
         print_json(
@@ -321,18 +231,19 @@ def parse_duration(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _act(state: StateDir, config: GatewayConfig, act: Act) -> Reply | None:
-    """Make a change through the running gateway, or directly when none runs."""
+def act_on(state: StateDir, config: GatewayConfig, act: Act) -> Reply | None:
+    """Make a change through the running gateway, or directly when none runs. Raises QvpnError."""
     reply = ask(state, act)
     if reply is None:
         from qvpn_server.administration import perform
 
-        with _registry(state) as registry:
+        with open_registry(state) as registry:
             perform(registry, config, act, int(time.time()), "cli")
     return reply
 
 
-def _registry(state: StateDir) -> Registry:
+def open_registry(state: StateDir) -> Registry:
+    """The registry of this gateway. Raises QvpnError."""
     from qvpn_server.registry import Registry
 
     config = load_config(state.config)
@@ -343,38 +254,8 @@ def _groups(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or (EVERYONE,)
 
 
-def _settings(options: argparse.Namespace) -> GroupSettings:
-    return GroupSettings(
-        routes=_words(options.route),
-        destinations=_words(options.destination),
-        dns=_words(options.dns),
-        max_sessions=_quota(options.max_sessions),
-    )
-
-
-def _words(given: Sequence[str] | None) -> tuple[str, ...] | msgspec.UnsetType | None:
-    if given is None:
-        return msgspec.UNSET
-    if list(given) == [DEFAULT]:
-        return None
-    return () if list(given) == [NONE] else tuple(given)
-
-
-def _quota(given: str | None) -> int | msgspec.UnsetType | None:
-    if given is None:
-        return msgspec.UNSET
-    if given == NONE:
-        return None
-    if not _COUNT.fullmatch(given):
-        raise UsageError(f"{given!r} is not a number of sessions", f"give a number, or {NONE}")
-    return int(given)
-
-
-def _texts(values: Iterable[object] | None) -> list[str] | None:
-    return None if values is None else [str(value) for value in values]
-
-
-def _done(options: argparse.Namespace, words: str, **document: str) -> int:
+def done(options: argparse.Namespace, words: str, **document: str) -> int:
+    """Say that it is done, in words or as a document. Returns the exit status."""
     if options.json:
         print_json(document)
     else:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from qvpn_core.transport.interface import Address, TransportName, TunnelCounters
+from qvpn_core.transport.interface import Address, Headers, TransportName, TunnelCounters
 from qvpn_server.config import GatewayConfig, make_config
 from qvpn_server.destinations import Destinations, layers_of
 from qvpn_server.registry import Group, GroupPolicy
@@ -26,6 +26,7 @@ class RecordingTunnel:
 
     transport: TransportName = "quic"
     peer: Address = ("192.0.2.7", 4444)
+    response_headers: Headers = ()
     rtt = 0.012
 
     def __init__(self, mtu: int = 1400) -> None:
