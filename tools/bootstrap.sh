@@ -18,6 +18,7 @@ need ping iputils-ping
 need iperf3 iperf3
 need ethtool ethtool
 need openssl openssl
+need nmap nmap
 "$python" -c "import ensurepip, venv" >/dev/null 2>&1 || missing="$missing python3-venv"
 
 if [ -n "$missing" ]; then
