@@ -28,8 +28,8 @@ from qvpn_core.auth.invite_text import find_invite
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.profiles import Profile
 from qvpn_core.errors import GatewayUnreachable, NameNotResolved, QvpnError, TunnelLost
+from qvpn_core.transport.dial import fetch
 from qvpn_core.transport.interface import Request
-from qvpn_core.transport.quic import fetch
 from qvpn_core.transport.trust import Trust, parse_pin
 
 #: Statuses under which the gateway's answer is about the invite.

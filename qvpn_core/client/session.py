@@ -39,8 +39,8 @@ from qvpn_core.masque.route import ranges_to_prefixes
 from qvpn_core.net.names import FWMARK
 from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
+from qvpn_core.transport.dial import RequestMaker, connect
 from qvpn_core.transport.interface import HttpTunnel, Request
-from qvpn_core.transport.quic import RequestMaker, connect
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")

@@ -1,8 +1,8 @@
 """HTTP/3 over one QUIC connection, on an event loop: requests, tunnels, path MTU, timers.
 
-Used by both ends; `quic.py` gives it datagrams and takes them. What is protocol lives in aioquic,
-in `aioquic_adapter` and in `pmtud`; what is here binds them to a clock and to the owners'
-callbacks.
+Used by both ends; `dial.py` and `listen.py` give it datagrams and take them. What is protocol lives
+in aioquic, in `aioquic_adapter` and in `pmtud`; what is here binds them to a clock and to the
+owners' callbacks.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from qvpn_core.transport.interface import Address
 
@@ -38,6 +39,17 @@ _GSO_SIZE = struct.Struct("=H")
 Datagram = bytes
 #: Ancillary data that pins the local address of a reply, from `receive`, for `send`.
 LocalAddress = tuple[int, int, bytes]
+
+
+def open_udp(family: int) -> socket.socket:
+    """An unbound UDP socket of an address family."""
+    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def address_text(address: Sequence[Any]) -> str:
+    """An address and port as people write them."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class UdpSocket:

@@ -18,7 +18,7 @@ from pathlib import Path
 from qvpn_core.errors import QvpnError, TunUnavailable
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.interface import Headers, IncomingRequest
-from qvpn_core.transport.quic import QuicListener
+from qvpn_core.transport.listen import QuicListener
 from qvpn_core.transport.trust import PINS_FIELD, format_pins
 from qvpn_server.admin import serve_admin
 from qvpn_server.admin_protocol import (

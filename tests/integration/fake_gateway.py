@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from qvpn_core.transport.interface import HttpTunnel, IncomingRequest
-from qvpn_core.transport.quic import QuicListener
+from qvpn_core.transport.listen import QuicListener
 from tests.unit.transport.helpers import Changes, Identity, RecordingHandler
 from tests.world import Namespace, plan
 from tests.world.vpn import PATIENCE, Credentials

@@ -29,9 +29,9 @@ from qvpn_core.auth.invite import Invite, new_secret
 from qvpn_core.client import enrolling
 from qvpn_core.errors import AuthenticationFailed, QvpnError
 from qvpn_core.transport import admission, settings
+from qvpn_core.transport.dial import _dialled, connect, fetch
 from qvpn_core.transport.http3 import Http3Tunnel, Response
 from qvpn_core.transport.interface import Request
-from qvpn_core.transport.quic import _dialled, connect, fetch
 from qvpn_server.admin_protocol import RevokeRequest
 from tests.unit.server.test_gateway import PATH, Client, World, running
 

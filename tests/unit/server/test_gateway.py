@@ -20,6 +20,7 @@ from qvpn_core.masque.connect_ip import (
     Role,
     RouteAdvertisement,
 )
+from qvpn_core.transport.dial import connect
 from qvpn_core.transport.interface import (
     H3_MESSAGE_ERROR,
     Headers,
@@ -28,7 +29,7 @@ from qvpn_core.transport.interface import (
     TransportName,
     TunnelHandler,
 )
-from qvpn_core.transport.quic import QuicListener, connect
+from qvpn_core.transport.listen import QuicListener
 from qvpn_core.transport.trust import Trust
 from qvpn_server import cli
 from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, StatusRequest
