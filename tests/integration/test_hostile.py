@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -377,37 +378,39 @@ def with_fields(device: Credentials, *fields: tuple[str, str]) -> Fields:
 def test_whatever_a_stranger_asks_he_sees_the_same_ordinary_site(
     vpn: Vpn, device: Credentials
 ) -> None:
-    requests: list[tuple[Fields, bytes]] = [
-        (get("/"), b""),
-        (get("/index.html"), b""),
-        (get(CONNECT_IP_PATH), b""),
-        (get("/.well-known/masque/udp/192.0.2.1/53/"), b""),
-        (get("/", "POST"), b"user=admin"),
-        (get("/", "POST"), bytes(200_000)),
-        (get("/", "PUT"), b"x"),
-        (get("/", "DELETE"), b""),
-        (get("/", "OPTIONS"), b""),
-        (get("/", "BREW"), b""),
-        ([(":method", "CONNECT"), (":authority", "192.0.2.1:80")], b""),
-        (with_fields(device, ("authorization", "")), b""),
-        (with_fields(device, ("authorization", f"Bearer {'0' * 64}")), b""),
-        (with_fields(device, ("authorization", "Bearer")), b""),
-        (with_fields(device, ("authorization", f"Basic {device.token}")), b""),
-        (with_fields(device, ("authorization", f"Bearer {device.token[:-1]}")), b""),
-        (with_fields(device, (":path", "/")), b""),
-        (with_fields(device, (":protocol", "connect-udp")), b""),
-        (with_fields(device, (":protocol", "websocket"), ("authorization", "")), b""),
+    with_token = partial(with_fields, device)
+    requests: list[tuple[str, Fields, bytes]] = [
+        ("200", get("/"), b""),
+        ("200", get("/index.html"), b""),
+        ("404", get(CONNECT_IP_PATH), b""),
+        ("404", get("/.well-known/masque/udp/192.0.2.1/53/"), b""),
+        ("405", get("/", "POST"), b"user=admin"),
+        ("405", get("/", "POST"), bytes(200_000)),
+        ("405", get("/", "PUT"), b"x"),
+        ("405", get("/", "DELETE"), b""),
+        ("405", get("/", "OPTIONS"), b""),
+        ("405", get("/", "BREW"), b""),
+        ("404", [(":method", "CONNECT"), (":authority", "192.0.2.1:80")], b""),
+        ("404", with_token(("authorization", "")), b""),
+        ("404", with_token(("authorization", f"Bearer {'0' * 64}")), b""),
+        ("404", with_token(("authorization", "Bearer")), b""),
+        ("404", with_token(("authorization", f"Basic {device.token}")), b""),
+        ("404", with_token(("authorization", f"Bearer {device.token[:-1]}")), b""),
+        ("405", with_token((":path", "/")), b""),
+        ("404", with_token((":protocol", "connect-udp")), b""),
+        ("404", with_token((":protocol", "websocket"), ("authorization", "")), b""),
     ]
 
     async def scenario() -> None:
         async with raw_peer(plan.GATEWAY4) as stranger:
-            answers = [stranger.request(fields, body) for fields, body in requests]
+            answers = [stranger.request(fields, body) for _status, fields, body in requests]
             await stranger.until(lambda: all(answer.ended for answer in answers))
-            usual = page(answers[0])
-            assert usual[0][":status"] == "404"
-            assert b"Not Found" in usual[1]
-            for (fields, _body), answer in zip(requests, answers, strict=True):
-                assert page(answer) == usual, fields
+            usual: dict[str, object] = {}
+            for (status, fields, _body), answer in zip(requests, answers, strict=True):
+                head, _content = page(answer)
+                assert head[":status"] == status, fields
+                # One page for each status, whatever was asked and whatever was shown.
+                assert page(answer) == usual.setdefault(status, page(answer)), fields
             assert stranger.end is None
 
     with bystander_unharmed(vpn):
