@@ -593,7 +593,7 @@ def test_a_device_gets_in_through_a_flood_of_first_packets(tmp_path: Path) -> No
         try:
             await process.stdout.readline()  # it has begun
             async with asyncio.timeout(20):
-                while listener.half_open < settings.RETRY_ABOVE:
+                while listener.half_open < settings.RETRY_ABOVE:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             before = resident()
             for _ in range(3):
