@@ -9,12 +9,13 @@ where a default would make it another kind of test (encryption, offload into the
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from bench.lab import CLIENT_OUTER, GATEWAY_OUTER, LINK, TARGET, Lab, Process
 
 
-class Peer:
+class Peer(ABC):
     """One tunnel in one lab. `mtu` is the inner MTU in bytes."""
 
     name: ClassVar[str]
@@ -31,17 +32,17 @@ class Peer:
         return None
 
     @classmethod
+    @abstractmethod
     def version(cls) -> str:
         """What runs, for the report."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start_gateway(self) -> None:
         """Bring up the far end; returns when it listens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start_client(self) -> None:
         """Bring up the near end; timed. It may return before packets pass."""
-        raise NotImplementedError
 
     def hold_idle_sessions(self, count: int) -> bool:
         """Open `count` more sessions at the running gateway; False where it is not measured."""
