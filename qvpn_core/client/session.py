@@ -288,13 +288,13 @@ class Session:
         return [address.ip.packed for address in plan.addresses]
 
 
-def _marked_socket(family: int) -> socket.socket:
-    """A UDP socket whose packets skip our rules, so that the tunnel does not enter itself.
+async def _marked_socket(family: int, kind: int) -> socket.socket:
+    """A socket whose packets skip our rules, so that the tunnel does not enter itself.
 
     Raises GatewayUnreachable without this address family, PermissionMissing without rights.
     """
     try:
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
     except OSError as error:
         raise GatewayUnreachable(
             f"this machine cannot reach that kind of address ({error.strerror})",

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -45,16 +45,23 @@ from qvpn_core.transport.interface import (
 )
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpSocket, address_text, open_udp
+from qvpn_core.transport.udp import UdpSocket, address_text
 
-#: Makes an unbound, unconnected UDP socket of an address family (the caller marks it).
-SocketFactory = Callable[[int], socket.socket]
+#: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
+#: The caller marks it, which may take a privileged process and therefore time.
+SocketFactory = Callable[[int, int], Awaitable[socket.socket]]
 #: Told the stages of connecting: ``resolving``, ``handshake``, ``authenticating``.
 StageHandler = Callable[[str], None]
 #: Makes a request once the connection is there whose exporter its credential is made from.
 RequestMaker = Callable[[Exporter], Request]
 
 _T = TypeVar("_T")
+
+
+async def open_socket(family: int, kind: int) -> socket.socket:
+    """The plain `SocketFactory`, for whoever needs no mark."""
+    return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+
 
 _TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
 _NO_APPLICATION_PROTOCOL = _TLS_ALERT + 120
@@ -233,7 +240,7 @@ async def connect(
     handler: TunnelHandler,
     addresses: Sequence[str] = (),
     timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_udp,
+    socket_factory: SocketFactory = open_socket,
     on_stage: StageHandler = lambda stage: None,
     tickets: TicketJar | None = None,
 ) -> HttpTunnel:
@@ -317,7 +324,7 @@ async def fetch(
     make: Callable[[Exporter], tuple[Request, bytes]],
     limit: int,
     timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_udp,
+    socket_factory: SocketFactory = open_socket,
 ) -> Response:
     """Make one ordinary request with its content on a connection of its own.
 
@@ -365,7 +372,7 @@ async def _dialled(
 
     `timeout` seconds are for all of it.
     """
-    sock = socket_factory(family)
+    sock = await socket_factory(family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
         udp = UdpSocket(sock)

@@ -45,7 +45,7 @@ from qvpn_core.transport.interface import (
     IncomingRequest,
 )
 from qvpn_core.transport.tickets import TicketStore
-from qvpn_core.transport.udp import LocalAddress, UdpSocket, address_text, open_udp
+from qvpn_core.transport.udp import LocalAddress, UdpSocket, address_text
 
 _MIN_DATAGRAM = 1200  # RFC 9000 section 14.1
 
@@ -204,7 +204,7 @@ class QuicListener:
         host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            sock = open_udp(family)
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         except OSError as error:  # a kernel without IPv6
             raise _bind_error(address, error) from error
         try:

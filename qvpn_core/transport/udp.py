@@ -41,11 +41,6 @@ Datagram = bytes
 LocalAddress = tuple[int, int, bytes]
 
 
-def open_udp(family: int) -> socket.socket:
-    """An unbound UDP socket of an address family."""
-    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-
-
 def address_text(address: Sequence[Any]) -> str:
     """An address and port as people write them."""
     host, port = address[0], address[1]

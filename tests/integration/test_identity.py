@@ -29,7 +29,7 @@ from qvpn_core.auth.invite import Invite, new_secret
 from qvpn_core.client import enrolling
 from qvpn_core.errors import AuthenticationFailed, QvpnError
 from qvpn_core.transport import admission, settings
-from qvpn_core.transport.dial import _dialled, connect, fetch
+from qvpn_core.transport.dial import _dialled, connect, fetch, open_socket
 from qvpn_core.transport.http3 import Http3Tunnel, Response
 from qvpn_core.transport.interface import Request
 from qvpn_server.admin_protocol import RevokeRequest
@@ -524,7 +524,7 @@ def test_devices_get_in_while_strangers_come_and_stay(
                             "127.0.0.1",
                             world.trust,
                             10.0,
-                            lambda family: socket.socket(family, socket.SOCK_DGRAM),
+                            open_socket,
                             lambda stage: None,
                             None,
                         )
@@ -553,8 +553,8 @@ def test_one_address_that_floods_handshakes_does_not_keep_others_out(
     monkeypatch.setattr(admission, "SOURCE_RATE", 0.1)
     monkeypatch.setattr(admission, "SOURCE_BURST", 6.0)
 
-    def from_elsewhere(family: int) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+    async def from_elsewhere(family: int, kind: int) -> socket.socket:
+        sock = socket.socket(family, kind)
         sock.bind(("127.0.0.2", 0))
         return sock
 
