@@ -1,0 +1,112 @@
+"""Plans to messages and back. Coming in, every value is checked against what a session may ask for.
+
+Pure. `NotAllowed` says what was asked for and is not to be had; after it nothing has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
+
+from qvpn_core.errors import QvpnError
+from qvpn_core.helper import protocol
+from qvpn_core.helper.protocol import MAX_PREFIXES, Prefixes
+from qvpn_core.net.plan import IPAddress, Network, NetworkPlan, Route, RouteKind, RouteReason
+
+_MIN_IPV6_MTU = 1280  # RFC 8200 section 5
+
+
+class NotAllowed(QvpnError):
+    """A well-formed request for what no session may have."""
+
+    reason = "not-allowed"
+
+
+def pack_prefixes(networks: Iterable[Network]) -> Prefixes:
+    """`networks` in the order given, those of IPv4 first."""
+    packed = {4: bytearray(), 6: bytearray()}
+    for network in networks:
+        packed[network.version].append(network.prefixlen)
+        packed[network.version] += network.network_address.packed
+    return Prefixes(bytes(packed[4]), bytes(packed[6]))
+
+
+def unpack_prefixes(prefixes: Prefixes) -> tuple[Network, ...]:
+    """The networks. Raises NotAllowed when they are too many, one twice, or none at all."""
+    v4, v6 = prefixes.v4, prefixes.v6
+    if len(v4) % 5 or len(v6) % 17:
+        raise NotAllowed("a list of networks is cut off")
+    try:
+        networks: tuple[Network, ...] = (
+            *(IPv4Network((v4[i + 1 : i + 5], v4[i])) for i in range(0, len(v4), 5)),
+            *(IPv6Network((v6[i + 1 : i + 17], v6[i])) for i in range(0, len(v6), 17)),
+        )
+    except ValueError as error:
+        raise NotAllowed(f"a network is none ({error})") from None
+    _check_list(networks)
+    return networks
+
+
+def pack_network(plan: NetworkPlan) -> protocol.Network:
+    """A plan as a message."""
+    groups: dict[tuple[RouteKind, RouteReason], list[Network]] = {}
+    for route in plan.routes:
+        groups.setdefault((route.kind, route.reason), []).append(route.prefix)
+    return protocol.Network(
+        addresses=tuple(str(address.ip) for address in plan.addresses),
+        mtu=plan.mtu,
+        routes=tuple(
+            protocol.Routes(kind, reason, pack_prefixes(prefixes))
+            for (kind, reason), prefixes in groups.items()
+        ),
+        endpoints=tuple((str(address), port) for address, port in plan.endpoints),
+    )
+
+
+def unpack_network(message: protocol.Network) -> NetworkPlan:
+    """The plan. Raises NotAllowed."""
+    addresses = tuple(ip_interface(_host(text, "tunnel address")) for text in message.addresses)
+    if not addresses:
+        raise NotAllowed("a tunnel without an address")
+    if len(set(addresses)) != len(addresses):
+        raise NotAllowed("a tunnel address twice")
+    if message.mtu < _MIN_IPV6_MTU and any(address.version == 6 for address in addresses):
+        raise NotAllowed(f"IPv6 in packets of {message.mtu} bytes")
+    routes = tuple(
+        Route(prefix, group.kind, group.reason)
+        for group in message.routes
+        for prefix in unpack_prefixes(group.prefixes)
+    )
+    _check_list([route.prefix for route in routes])
+    endpoints = tuple(
+        (_host(text, "gateway", link_local=True), port) for text, port in message.endpoints
+    )
+    return NetworkPlan(addresses, message.mtu, routes, endpoints)
+
+
+def _check_list(networks: Iterable[Network]) -> None:
+    networks = list(networks)
+    if len(networks) > MAX_PREFIXES:
+        raise NotAllowed(f"{len(networks)} networks, more than {MAX_PREFIXES}")
+    if len(set(networks)) != len(networks):
+        raise NotAllowed("a network twice")
+
+
+def _host(text: str, what: str, *, link_local: bool = False) -> IPAddress:
+    """A unicast address of one host somewhere, without a zone."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise NotAllowed(f"{text!r} is no address") from None
+    mapped = getattr(address, "ipv4_mapped", None)
+    if (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_multicast
+        or (address.is_link_local and not link_local)
+        or mapped is not None
+        or "%" in text
+        or str(address) == "255.255.255.255"
+    ):
+        raise NotAllowed(f"{text} as a {what}")
+    return address
