@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Final
 
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
@@ -16,6 +17,17 @@ _TIMEOUT: Final = 20.0
 def delete_table(family: str, name: str) -> str:
     """Lines that delete a table whether or not it exists (nft before 1.0.7 has no destroy)."""
     return f"table {family} {name}\ndelete table {family} {name}\n"
+
+
+def table(family: str, name: str, *parts: str) -> str:
+    """A table of chains and sets."""
+    return f"table {family} {name} {{\n" + "".join(parts) + "}\n"
+
+
+def chain(name: str, rules: Sequence[str], hook: str = "") -> str:
+    """A chain that accepts what no rule decides; without `hook` one to jump to."""
+    head = f"    {hook}; policy accept;\n" if hook else ""
+    return f"  chain {name} {{\n{head}" + "".join(f"    {rule}\n" for rule in rules) + "  }\n"
 
 
 def run(script: str) -> None:
