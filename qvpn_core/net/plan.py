@@ -27,7 +27,7 @@ Network = IPv4Network | IPv6Network
 RouteKind = Literal["tunnel", "throw", "unreachable"]
 
 #: Why the planner made a route; ``explain`` turns it into words.
-RouteReason = Literal["advertised", "excluded", "local-scope", "no-family", "not-advertised"]
+RouteReason = Literal["advertised", "excluded", "lan", "local-scope", "no-family", "not-advertised"]
 
 
 @dataclass(frozen=True, slots=True)
