@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 
-from qvpn_core.client.planner import Explanation, explain
+from qvpn_core.client.explain import Explanation, explain
 from qvpn_core.net.apply import ClientNetwork, clean_leftovers
 from qvpn_core.net.names import CLIENT_TUN
 from qvpn_core.net.plan import IPAddress, NetworkPlan

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.planner import Explanation, RoutePolicy
+from qvpn_core.client.explain import Explanation
+from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.session import Session
 from qvpn_core.client.states import Action, Event, Machine, State, Transition

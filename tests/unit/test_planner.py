@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qvpn_core.client.explain import explain
 from qvpn_core.client.planner import (
     GatewayOffer,
     RouteMode,
     RoutePolicy,
     SystemState,
-    explain,
     plan_network,
 )
 from qvpn_core.errors import GatewayRefused, PathTooNarrow, UsageError
