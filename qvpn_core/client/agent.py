@@ -45,11 +45,7 @@ class Launch(msgspec.Struct, frozen=True):
 
     def policy(self) -> RoutePolicy:
         """The route policy. Raises UsageError."""
-        return profiles.route_policy(
-            self.mode,
-            profiles.parse_networks(self.destinations),
-            profiles.parse_networks(self.excluded),
-        )
+        return profiles.route_policy(self.mode, self.destinations, self.excluded)
 
 
 _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)

@@ -74,7 +74,7 @@ def _up(arguments: argparse.Namespace) -> int:
             profile.name,
             policy.mode,
             tuple(map(str, policy.destinations)),
-            tuple(map(str, policy.excluded)),
+            profiles.excluded_words(policy),
         )
     )
     print(f"connected to {status.profile} ({status.gateway}) as {', '.join(status.addresses)}")
@@ -114,9 +114,7 @@ def _policy(arguments: argparse.Namespace, profile: Profile) -> RoutePolicy:
     if not (arguments.all or arguments.only or arguments.excluded):
         return profile.policy
     mode: RouteMode = "only" if arguments.only else "all"
-    return profiles.route_policy(
-        mode, profiles.parse_networks(arguments.only), profiles.parse_networks(arguments.excluded)
-    )
+    return profiles.route_policy(mode, arguments.only, arguments.excluded)
 
 
 def _down(arguments: argparse.Namespace) -> int:
@@ -268,8 +266,10 @@ def _profile_show(arguments: argparse.Namespace) -> int:
         ("transport", profile.transport),
         ("routes", " ".join([policy.mode, *map(str, policy.destinations)])),
     ]
-    if policy.excluded:
-        rows.append(("except", " ".join(map(str, policy.excluded))))
+    if excluded := profiles.excluded_words(policy):
+        rows.append(("except", " ".join(excluded)))
+    if profile.kill_switch != "off":
+        rows.append(("killswitch", profile.kill_switch))
     for key, value in rows:
         print(f"{key:<11}{value}")
     return 0
@@ -330,7 +330,8 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="CIDR",
-        help="but never these; any of the three options replaces the profile's routes",
+        help="but never these, where lan is whatever LAN you are in; "
+        "any of the three options replaces the profile's routes",
     )
     up.add_argument("--transport", choices=("auto", "quic", "tls"), default="auto")
     up.add_argument(

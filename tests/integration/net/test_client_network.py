@@ -22,11 +22,11 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from qvpn_core.client.explain import explain
 from qvpn_core.client.planner import (
     GatewayOffer,
     RoutePolicy,
     SystemState,
-    explain,
     plan_network,
 )
 from qvpn_core.errors import NetworkSetupFailed
