@@ -5,7 +5,7 @@ takes longer than half a minute whatever hangs, and all but resolvconf's less th
 order that makes a crash harmless::
 
     found = detect()                                     # whom to tell, and why
-    records = prepare(found, interface, index, plan)     # what undoes it; keep them safe, then
+    records = prepare(found, interface, index)     # what undoes it; keep them safe, then
     apply(found, interface, index, plan)                 # make it so; again is fine
     restore(record)                                      # each, latest first; in any process
 
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from qvpn_core.net.dns import file, networkmanager, resolvconf, resolved
-from qvpn_core.net.dns.bus import Bus, BusError
 from qvpn_core.net.dns.detect import Backend, Detection, detect
 from qvpn_core.net.dns.link import Link
 from qvpn_core.net.dns.plan import DnsPlan
 from qvpn_core.net.dns.records import (
     DnsRecord,
+    Held,
     RemoveResolvconfEntry,
     RestoreGlobalDns,
     RestoreResolvConf,
@@ -58,7 +58,7 @@ class _Resolver(Protocol):
     def paths(self) -> tuple[Path, ...]:
         """Files that change when somebody else configures it."""
 
-    def prepare(self, link: Link, plan: DnsPlan) -> tuple[DnsRecord, ...]: ...
+    def prepare(self, link: Link, held: Held) -> tuple[DnsRecord, ...]: ...
 
     def apply(self, link: Link, plan: DnsPlan) -> None: ...
 
@@ -89,14 +89,14 @@ def objection(detection: Detection, plan: DnsPlan) -> str | None:
 
 
 def prepare(
-    detection: Detection, interface: str, index: int, plan: DnsPlan
+    detection: Detection, interface: str, index: int, held: Held = ()
 ) -> tuple[DnsRecord, ...]:
-    """What undoes `apply`, to be kept safe before it; changes nothing.
+    """What undoes `apply`, to be kept safe before it, instead of kept ones of the same type.
 
-    A record replaces a kept one of its type. A type that is missing is still kept, because ours is
-    in force and only the kept one knows what was before. Raises DnsSetupFailed.
+    `held` are the records of this session so far: only they know what was before while ours is in
+    force. Changes nothing. Raises DnsSetupFailed.
     """
-    return _RESOLVERS[detection.backend].prepare(Link(interface, index), plan)
+    return _RESOLVERS[detection.backend].prepare(Link(interface, index), held)
 
 
 def apply(detection: Detection, interface: str, index: int, plan: DnsPlan) -> None:
@@ -143,10 +143,5 @@ def leftovers() -> tuple[DnsRecord, ...]:
     Only two changes outlive a reboot: a replaced file, and NetworkManager's global configuration.
     For a start, when no tunnel is up. Raises DnsSetupFailed.
     """
-    records: list[DnsRecord | None] = [file.leftover()]
-    try:
-        with Bus.connect() as bus:
-            records.append(networkmanager.leftover(bus))
-    except BusError:
-        pass  # without a bus there is no NetworkManager
+    records = (file.leftover(), networkmanager.leftover())
     return tuple(record for record in records if record is not None)

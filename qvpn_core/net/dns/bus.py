@@ -30,6 +30,8 @@ SOCKET: Final = "/run/dbus/system_bus_socket"
 BUDGET: Final = 5.0
 #: Bytes of the largest answer that anything here expects.
 _MAX_ANSWER: Final = 1 << 20
+#: The name of the error where there is no bus at all.
+NO_BUS: Final = "no-bus"
 #: Where a service is: for this network namespace, for another one, or nowhere.
 Where = Literal["here", "elsewhere", "absent"]
 
@@ -63,7 +65,10 @@ class Bus:
             bus = cls(sock, time.monotonic() + budget)
             with _failures():
                 bus._limit()
-                sock.connect(SOCKET)
+                try:
+                    sock.connect(SOCKET)
+                except (FileNotFoundError, ConnectionRefusedError):
+                    raise BusError("there is no system bus", NO_BUS) from None
                 bus._log_in()
             bus._call(_DBUS, "/org/freedesktop/DBus", _DBUS, "Hello")
             yield bus

@@ -20,7 +20,7 @@ from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns import resolv_conf
 from qvpn_core.net.dns.link import Link
 from qvpn_core.net.dns.plan import DnsPlan
-from qvpn_core.net.dns.records import DnsRecord, RestoreResolvConf, RewriteResolvConf
+from qvpn_core.net.dns.records import DnsRecord, Held, RestoreResolvConf, RewriteResolvConf
 from qvpn_core.net.dns.resolv_conf import PATH, SAVED, Current
 
 _NEW: Final = Path("/etc/.resolv.conf.qvpn-new")
@@ -33,15 +33,21 @@ class FileResolver:
     routes_domains: Final = False
     paths: Final = (PATH,)
 
-    def prepare(self, link: Link, plan: DnsPlan) -> tuple[DnsRecord, ...]:
-        """What undoes `apply`; nothing when our version is in place and its record is kept."""
-        del link, plan
+    def prepare(self, link: Link, held: Held) -> tuple[DnsRecord, ...]:
+        """What undoes `apply`. Raises DnsSetupFailed."""
+        del link
         current = resolv_conf.read()
-        if current.ours:
-            return ()
         if not current.mounted:
             return (RestoreResolvConf(),)
-        return (RewriteResolvConf(current.data or b"", os.stat(current.place).st_mtime_ns),)
+        if not current.ours:
+            return (RewriteResolvConf(current.data or b"", os.stat(current.place).st_mtime_ns),)
+        kept = tuple(record for record in held if isinstance(record, RewriteResolvConf))
+        if not kept:
+            raise DnsSetupFailed(
+                f"{PATH} is from an earlier tunnel, and what it said before is lost",
+                "write your name servers into it",
+            )
+        return kept
 
     def apply(self, link: Link, plan: DnsPlan) -> None:
         """Put our version in place. Raises DnsSetupFailed, and then nothing has changed."""

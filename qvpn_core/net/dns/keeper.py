@@ -117,7 +117,7 @@ class DnsKeeper:
             found = dns.detect()
             if (objection := dns.objection(found, self._plan)) is not None:
                 return self._nothing(DnsReport("none", found.reason, objection))
-            records = dns.prepare(found, self._interface, self._index, self._plan)
+            records = dns.prepare(found, self._interface, self._index, self._records)
             self._remember(records)
             dns.apply(found, self._interface, self._index, self._plan)
         except QvpnError as error:

@@ -8,6 +8,8 @@ asked for. A configuration from NetworkManager.conf is the administrator's, and 
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns import resolv_conf
-from qvpn_core.net.dns.bus import Bus, BusError
+from qvpn_core.net.dns.bus import NO_BUS, Bus, BusError
 from qvpn_core.net.dns.link import Link
 from qvpn_core.net.dns.plan import DnsPlan
 from qvpn_core.net.dns.records import (
@@ -24,6 +26,7 @@ from qvpn_core.net.dns.records import (
     DnsRecord,
     GlobalDns,
     GlobalDomain,
+    Held,
     RestoreGlobalDns,
 )
 from qvpn_core.net.dns.resolv_conf import MAX_ASKED, PATH
@@ -34,6 +37,10 @@ _PROPERTY: Final = "GlobalDnsConfiguration"
 #: The domain that marks a configuration as ours.
 _MARK: Final = "qvpn.invalid"
 _NONE: Final = GlobalDns()
+#: Where NetworkManager keeps the value, as a key file, and what is in it when it is ours.
+_STORE: Final = Path("/var/lib/NetworkManager/NetworkManager-intern.conf")
+_MARKED: Final = f"[.intern.global-dns-domain-{_MARK}]".encode()
+_MAX_STORE: Final = 1 << 20
 #: Seconds that NetworkManager gets to write the file, and between two looks at it.
 _PATIENCE: Final = 3.0
 _PAUSE: Final = 0.02
@@ -45,12 +52,15 @@ class NetworkManager:
     routes_domains: Final = False
     paths: Final = (PATH, Path("/run/NetworkManager/resolv.conf"))
 
-    def prepare(self, link: Link, plan: DnsPlan) -> tuple[DnsRecord, ...]:
-        """What undoes `apply`; nothing when ours is in force and its record is kept."""
-        del link, plan
+    def prepare(self, link: Link, held: Held) -> tuple[DnsRecord, ...]:
+        """What undoes `apply`. Raises DnsSetupFailed."""
+        del link
         with _talking() as bus:
             current = _get(bus)
-        return () if _is_ours(current) else (RestoreGlobalDns(current),)
+        if not _is_ours(current):
+            return (RestoreGlobalDns(current),)
+        kept = tuple(record for record in held if isinstance(record, RestoreGlobalDns))
+        return kept or (RestoreGlobalDns(_NONE),)
 
     def apply(self, link: Link, plan: DnsPlan) -> None:
         """Set it and wait for the file. Raises DnsSetupFailed, and then nothing has changed."""
@@ -78,20 +88,69 @@ class NetworkManager:
 def restore(record: RestoreGlobalDns) -> None:
     """Put back what was before ours, unless somebody has replaced ours. Raises DnsSetupFailed.
 
-    Also when NetworkManager does not run: it would begin with ours the next time.
+    Where NetworkManager does not run, as early at boot, ours is removed from what it begins with.
     """
-    with _talking() as bus:
-        if bus.where(SERVICE) != "elsewhere" and _is_ours(_get(bus)):
-            _set(bus, record.previous)
+    try:
+        with Bus.connect() as bus:
+            where = bus.where(SERVICE)
+            if where == "here" and _is_ours(_get(bus)):
+                _set(bus, record.previous)
+    except BusError as error:
+        if error.name != NO_BUS:
+            raise _refused(error) from error
+        where = "absent"
+    if where == "absent" and _is_stored():
+        if record.previous != _NONE:
+            raise _refused(BusError("it does not run"))
+        _forget_stored()
 
 
-def leftover(bus: Bus) -> RestoreGlobalDns | None:
+def leftover() -> RestoreGlobalDns | None:
     """What a client left here that had no time to put it back and whose records are lost."""
     try:
-        here = bus.where(SERVICE) == "here"
-        return RestoreGlobalDns(_NONE) if here and _is_ours(_get(bus)) else None
+        with Bus.connect() as bus:
+            where = bus.where(SERVICE)
+            found = where == "here" and _is_ours(_get(bus))
     except BusError:
-        return None
+        where, found = "absent", False
+    if found or (where == "absent" and _is_stored()):
+        return RestoreGlobalDns(_NONE)
+    return None
+
+
+def _is_stored() -> bool:
+    """Whether ours is in the file, and the file is this machine's and not another namespace's."""
+    return not resolv_conf.is_shared(_STORE) and _MARKED in _stored()
+
+
+def _stored() -> bytes:
+    try:
+        with _STORE.open("rb") as file:
+            return file.read(_MAX_STORE)
+    except OSError:
+        return b""
+
+
+def _forget_stored() -> None:
+    """Remove our sections. Only while NetworkManager does not run, for it writes this file."""
+    kept, ours = [], False
+    for line in _stored().splitlines(keepends=True):
+        if line.startswith(b"["):
+            ours = line.startswith(b"[.intern.global-dns")
+        if not ours:
+            kept.append(line)
+    new = _STORE.with_name(_STORE.name + ".qvpn-new")
+    try:
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(b"".join(kept))
+        shutil.copystat(_STORE, new)
+        new.replace(_STORE)
+    except OSError as error:
+        raise DnsSetupFailed(
+            f"{_STORE} cannot be changed ({os.strerror(error.errno or 0)})",
+            "start NetworkManager and try again",
+        ) from error
 
 
 @contextmanager
@@ -100,15 +159,14 @@ def _talking() -> Iterator[Bus]:
         with Bus.connect() as bus:
             yield bus
     except BusError as error:
-        if error.name == "org.freedesktop.DBus.Error.ServiceUnknown":
-            raise DnsSetupFailed(
-                "NetworkManager does not run, and keeps the name servers that it has",
-                "start it: systemctl start NetworkManager",
-            ) from error
-        raise DnsSetupFailed(
-            f"NetworkManager did not take our name servers ({error})",
-            "see: journalctl -u NetworkManager",
-        ) from error
+        raise _refused(error) from error
+
+
+def _refused(error: BusError) -> DnsSetupFailed:
+    return DnsSetupFailed(
+        f"NetworkManager did not change its global name servers ({error})",
+        "see: systemctl status NetworkManager",
+    )
 
 
 def _configuration(plan: DnsPlan) -> GlobalDns:

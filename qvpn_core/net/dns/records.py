@@ -80,6 +80,8 @@ class RewriteResolvConf(msgspec.Struct, frozen=True, tag="dns-mounted-file"):
 DnsRecord = (
     RevertLink | RestoreGlobalDns | RemoveResolvconfEntry | RestoreResolvConf | RewriteResolvConf
 )
+#: Records that are kept already.
+Held = tuple[DnsRecord, ...]
 
 
 def _check_interface(name: str) -> None:

@@ -15,7 +15,7 @@ from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns import resolv_conf
 from qvpn_core.net.dns.link import Link
 from qvpn_core.net.dns.plan import DnsPlan
-from qvpn_core.net.dns.records import DnsRecord, RemoveResolvconfEntry
+from qvpn_core.net.dns.records import DnsRecord, Held, RemoveResolvconfEntry
 from qvpn_core.net.dns.resolv_conf import MAX_ASKED, PATH
 from qvpn_core.net.nft import SYSTEM_PATH
 
@@ -31,9 +31,9 @@ class Resolvconf:
     routes_domains: Final = False
     paths: Final = (PATH,)
 
-    def prepare(self, link: Link, plan: DnsPlan) -> tuple[DnsRecord, ...]:
+    def prepare(self, link: Link, held: Held) -> tuple[DnsRecord, ...]:
         """What undoes `apply`."""
-        del plan
+        del held
         return (RemoveResolvconfEntry(link.interface),)
 
     def apply(self, link: Link, plan: DnsPlan) -> None:

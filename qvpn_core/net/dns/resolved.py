@@ -15,7 +15,7 @@ from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns.bus import Bus, BusError
 from qvpn_core.net.dns.link import Link
 from qvpn_core.net.dns.plan import DnsPlan
-from qvpn_core.net.dns.records import DnsRecord, RevertLink
+from qvpn_core.net.dns.records import DnsRecord, Held, RevertLink
 from qvpn_core.net.dns.resolv_conf import PATH
 from qvpn_core.net.plan import IPAddress
 
@@ -40,9 +40,9 @@ class Resolved:
     #: It writes the second at every change of any link, and when it starts.
     paths: Final = (PATH, Path("/run/systemd/resolve/resolv.conf"))
 
-    def prepare(self, link: Link, plan: DnsPlan) -> tuple[DnsRecord, ...]:
+    def prepare(self, link: Link, held: Held) -> tuple[DnsRecord, ...]:
         """What undoes `apply`."""
-        del plan
+        del held
         return (RevertLink(link.interface, link.index),)
 
     def apply(self, link: Link, plan: DnsPlan) -> None:
