@@ -33,9 +33,6 @@ _Domain = Annotated[str, Meta(max_length=254)]
 _Words = Annotated[str, Meta(max_length=4096)]
 _Port = Annotated[int, Meta(ge=1, le=65535)]
 
-#: What a kill switch lets out, as `FirewallPolicy` of :mod:`qvpn_core.net.killswitch` has it.
-Policy = Literal["block-all-but-transport", "block-all-but-tunnel", "block-all"]
-
 
 class ProtocolError(Exception):
     """The peer does not speak this protocol, so there is nothing left to say to it."""
@@ -74,21 +71,16 @@ class Dns(_Value, frozen=True):
     """A :class:`qvpn_core.net.dns.DnsPlan`."""
 
     servers: Annotated[tuple[_Address, ...], Meta(max_length=8)]
-    domains: Annotated[tuple[_Domain, ...], Meta(max_length=64)]
-    search: Annotated[tuple[_Domain, ...], Meta(max_length=16)]
+    domains: Annotated[tuple[_Domain, ...], Meta(max_length=128)]
+    search: Annotated[tuple[_Domain, ...], Meta(max_length=128)]
 
 
 class KillSwitch(_Value, frozen=True):
     """A :class:`qvpn_core.net.killswitch.KillSwitch`."""
 
-    policy: Policy
-    #: What must not leave beside the tunnel; null for everything.
     protected: Prefixes | None
-    #: What may, because the user excluded it.
     exempt: Prefixes
-    #: Whether the local network stays reachable.
     lan: bool
-    #: Whether it outlives the session and a reboot, until somebody releases it.
     always: bool
 
 
@@ -131,7 +123,7 @@ class Detach(_Request, frozen=True, tag="detach"):
 
 
 class SetFirewall(_Request, frozen=True, tag="set-firewall"):
-    """The kill switch from now on; null for none, also after an earlier session's. Done."""
+    """The kill switch from now on; null ends it, but for one that was asked for always. Done."""
 
     kill_switch: KillSwitch | None
 
@@ -147,7 +139,7 @@ class Report(_Request, frozen=True, tag="report"):
 
 
 class Close(_Request, frozen=True, tag="close"):
-    """Undo everything and end. Closed; nothing can be said after it."""
+    """Undo everything, as SetFirewall(null) does too, and end. Closed, and nothing after it."""
 
 
 Request = Hello | OpenTun | OpenSocket | Apply | Detach | SetFirewall | SignIn | Report | Close
@@ -192,11 +184,12 @@ class Applied(_Reply, frozen=True, tag="applied"):
 class Reported(_Reply, frozen=True, tag="reported"):
     """What is in force."""
 
-    interface: str | None
+    #: The tunnel's; none when nothing is in force.
+    addresses: tuple[str, ...]
+    mtu: int
     routes: int
     dns: DnsState | None
-    #: None: no kill switch.
-    firewall: Policy | None
+    kill_switch: Literal["on", "always"] | None
     #: How often something of ours was put back that somebody else had removed.
     repairs: int
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
 
-from qvpn_core.errors import QvpnError
 from qvpn_core.helper import protocol
+from qvpn_core.helper.errors import NotAllowed
 from qvpn_core.helper.protocol import MAX_PREFIXES, Prefixes
-from qvpn_core.net.plan import IPAddress, Network, NetworkPlan, Route, RouteKind, RouteReason
+from qvpn_core.net.dns.plan import DnsPlan
+from qvpn_core.net.plan import (
+    IPAddress,
+    KillSwitch,
+    Network,
+    NetworkPlan,
+    Route,
+    RouteKind,
+    RouteReason,
+)
 
 _MIN_IPV6_MTU = 1280  # RFC 8200 section 5
-
-
-class NotAllowed(QvpnError):
-    """A well-formed request for what no session may have."""
-
-    reason = "not-allowed"
 
 
 def pack_prefixes(networks: Iterable[Network]) -> Prefixes:
@@ -82,6 +85,40 @@ def unpack_network(message: protocol.Network) -> NetworkPlan:
         (_host(text, "gateway", link_local=True), port) for text, port in message.endpoints
     )
     return NetworkPlan(addresses, message.mtu, routes, endpoints)
+
+
+def pack_dns(plan: DnsPlan) -> protocol.Dns:
+    """A plan as a message."""
+    return protocol.Dns(tuple(map(str, plan.servers)), plan.domains, plan.search)
+
+
+def unpack_dns(message: protocol.Dns) -> DnsPlan:
+    """The plan. Raises NotAllowed."""
+    servers = tuple(_host(text, "name server") for text in message.servers)
+    try:
+        return DnsPlan(servers, message.domains, message.search)
+    except ValueError as error:
+        raise NotAllowed(str(error)) from None
+
+
+def pack_kill_switch(plan: KillSwitch) -> protocol.KillSwitch:
+    """A plan as a message."""
+    return protocol.KillSwitch(
+        protected=None if plan.protected is None else pack_prefixes(plan.protected),
+        exempt=pack_prefixes(plan.exempt),
+        lan=plan.lan,
+        always=plan.always,
+    )
+
+
+def unpack_kill_switch(message: protocol.KillSwitch) -> KillSwitch:
+    """The plan. Raises NotAllowed."""
+    return KillSwitch(
+        protected=None if message.protected is None else unpack_prefixes(message.protected),
+        exempt=unpack_prefixes(message.exempt),
+        lan=message.lan,
+        always=message.always,
+    )
 
 
 def _check_list(networks: Iterable[Network]) -> None:

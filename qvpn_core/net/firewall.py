@@ -70,6 +70,11 @@ def install_client(
     nft.run(client_script(tun, addresses, endpoints))
 
 
+def client_installed() -> bool:
+    """Whether both of the client's tables are there. Raises NetworkSetupFailed."""
+    return {("inet", CLIENT_NFT_TABLE), ("arp", CLIENT_NFT_TABLE)} <= nft.tables()
+
+
 def client_script(
     tun: str, addresses: Sequence[IPAddress], endpoints: Sequence[tuple[IPAddress, int]]
 ) -> str:
