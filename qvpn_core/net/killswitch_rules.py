@@ -56,7 +56,8 @@ def script(plan: KillSwitch) -> str:
     Local programs are refused at once, TCP by a reset: an ICMP error alone leaves a connecting
     program waiting for its first retransmission. There is no exception for connections from before
     nor for answers to packets that came in (a ping's, say): these leak as well. Forwarded packets,
-    of containers and virtual machines, get no mark and no DHCP.
+    of containers and virtual machines, get no mark and no DHCP; their senders hear of the refusal
+    where this machine may speak to them.
     """
     allowed = [*_exempt(plan.exempt), *(_LAN if plan.lan else ())]
     return remove_script() + nft.table(
