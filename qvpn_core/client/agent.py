@@ -95,8 +95,6 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
                 explanation = tunnel.explain(ip_address(destination))
             except ValueError:
                 raise UsageError(f"{destination!r} is not an address") from None
-            if explanation is None:
-                return control.ExplainReply("direct", "", "no tunnel is up")
             return control.ExplainReply(
                 explanation.way, str(explanation.rule or ""), explanation.words
             )

@@ -19,6 +19,7 @@ from qvpn_core.auth.concealed import Origin, authenticate
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.dns_policy import choose_dns
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
@@ -27,8 +28,6 @@ from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
     GatewayRefused,
-    GatewayUnreachable,
-    PermissionMissing,
     QvpnError,
     TunnelLost,
     TunUnavailable,
@@ -36,7 +35,7 @@ from qvpn_core.errors import (
 from qvpn_core.masque.address import AddressAssign
 from qvpn_core.masque.connect_ip import ConnectIpError, ConnectIpSession, Role
 from qvpn_core.masque.route import ranges_to_prefixes
-from qvpn_core.net.names import FWMARK
+from qvpn_core.net.dns.plan import DnsPlan
 from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import RequestMaker, connect
@@ -82,11 +81,11 @@ class _Link:
                 if isinstance(event, AddressAssign):
                     self.refused = bool(event.addresses) and not self.connect_ip.local_addresses
         except ConnectIpError as error:
-            self._over(error)
+            self.over(error)
         self.news.set()
 
     def capsule_end(self) -> None:
-        self._over(TunnelLost("the gateway ended the session"))
+        self.over(TunnelLost("the gateway ended the session"))
 
     def packets(self, packets: list[bytes]) -> None:
         if self.datapath is not None:
@@ -101,9 +100,10 @@ class _Link:
         self.news.set()
 
     def closed(self, error: QvpnError | None) -> None:
-        self._over(error or TunnelLost("the gateway closed the connection"))
+        self.over(error or TunnelLost("the gateway closed the connection"))
 
-    def _over(self, error: QvpnError) -> None:
+    def over(self, error: QvpnError) -> None:
+        """The session is over, because of `error`."""
         self.end = self.end or error  # the first reason is the cause of the others
         self.news.set()
 
@@ -126,6 +126,8 @@ class Session:
         self._on_up = on_up
         self._link = _Link()
         self._tun: Tun | None = None
+        #: Why names are asked as they are, in words.
+        self._names = ""
 
     async def run(self) -> NoReturn:
         """Connect, call `on_up` when packets flow, and follow the gateway until the session ends.
@@ -134,11 +136,15 @@ class Session:
         user ends it; the gateway is told either way.
         """
         await self._attachment.prepare()
+        with self._attachment.watched(self._link.over):
+            await self._run()
+
+    async def _run(self) -> NoReturn:
         tunnel = self._link.tunnel = await self._connect()
         try:
             self._learn_pins(tunnel)
             await self._receive_configuration(tunnel)
-            tun = self._tun = await self._attachment.attach(self._plan(tunnel))
+            tun = self._tun = await self._attachment.attach(*self._plans(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
             datapath.start(self._own_addresses())
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
@@ -167,6 +173,7 @@ class Session:
                 for server in configuration.nameservers
                 for address in server.addresses
             ),
+            resolver=self._resolver(),
             mtu=plan.mtu,
             rtt_ms=round(tunnel.rtt * 1000, 2) if tunnel.rtt else None,
             tx_bytes=counters.tx_bytes,
@@ -175,6 +182,15 @@ class Session:
             rx_packets=counters.rx_packets,
             drops={**counters.dropped, **link.datapath.counters.dropped},
         )
+
+    def _resolver(self) -> str:
+        """Who is asked for names, and why, in words."""
+        state = self._attachment.dns
+        if state is None or self._attachment.dns_plan is None:
+            return f"as without the tunnel: {self._names}"
+        if state.error is not None:
+            return f"as without the tunnel: {state.error}"
+        return f"{self._names}, by {state.backend}: {state.reason}"
 
     async def _connect(self) -> HttpTunnel:
         profile = self.profile
@@ -185,7 +201,7 @@ class Session:
             request=await self._request(),
             handler=self._link,
             addresses=self._known_addresses(),
-            socket_factory=_marked_socket,
+            socket_factory=self._attachment.open_socket,
             tickets=TicketFile(profile.name),
         )
 
@@ -264,50 +280,36 @@ class Session:
         while True:
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await self._until(lambda: self._plan(tunnel) != self._attachment.plan)
+                    await self._until(lambda: self._plans(tunnel) != self._attached)
             except TimeoutError:
                 _check_device(tun)
                 continue
-            plan = self._plan(tunnel)
-            await self._attachment.attach(plan)
+            plan, dns = self._plans(tunnel)
+            await self._attachment.attach(plan, dns)
             datapath.set_addresses(self._own_addresses())
             log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
 
-    def _plan(self, tunnel: HttpTunnel) -> NetworkPlan:
+    @property
+    def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:
+        return self._attachment.plan, self._attachment.dns_plan
+
+    def _plans(self, tunnel: HttpTunnel) -> tuple[NetworkPlan, DnsPlan | None]:
+        """What the network and the names should be now."""
         state = self._link.connect_ip
         offer = GatewayOffer(
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
         here = SystemState(endpoints=(tunnel.peer,))
-        return plan_network(self._policy, offer, here, tunnel.mtu)
+        plan = plan_network(self._policy, offer, here, tunnel.mtu)
+        choice = choose_dns(state.dns, self._policy, plan)
+        self._names = choice.reason
+        return plan, choice.plan
 
     def _own_addresses(self) -> list[bytes]:
         plan = self._attachment.plan
         assert plan is not None
         return [address.ip.packed for address in plan.addresses]
-
-
-async def _marked_socket(family: int, kind: int) -> socket.socket:
-    """A socket whose packets skip our rules, so that the tunnel does not enter itself.
-
-    Raises GatewayUnreachable without this address family, PermissionMissing without rights.
-    """
-    try:
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise GatewayUnreachable(
-            f"this machine cannot reach that kind of address ({error.strerror})",
-            "use the gateway's other address",
-        ) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
-    except OSError as error:
-        sock.close()
-        raise PermissionMissing(
-            f"cannot mark packets ({error.strerror})", "qvpn needs CAP_NET_ADMIN"
-        ) from error
-    return sock
 
 
 def _check_device(tun: Tun) -> None:

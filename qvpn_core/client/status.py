@@ -28,6 +28,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     #: Name servers that the gateway assigned.
     dns: tuple[str, ...] = ()
+    #: Who is asked for which names, and why, in words.
+    resolver: str | None = None
     #: The largest IP packet in bytes that the tunnel takes now.
     mtu: int | None = None
     rtt_ms: float | None = None

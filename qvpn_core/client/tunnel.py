@@ -94,7 +94,10 @@ class Tunnel:
             while self.state not in _OVER or not self._actions.empty():
                 await self._perform(await self._actions.get())
         finally:
-            await self._close()
+            try:
+                await self._close()
+            finally:
+                await self._attachment.close()
         if self.state is State.FAILED:
             assert self.error is not None
             raise self.error
@@ -125,8 +128,8 @@ class Tunnel:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
 
-    def explain(self, destination: IPAddress) -> Explanation | None:
-        """Which way packets to `destination` go; None while no routes of ours are in place."""
+    def explain(self, destination: IPAddress) -> Explanation:
+        """Which way packets to `destination` go."""
         return self._attachment.explain(destination)
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
