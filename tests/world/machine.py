@@ -30,13 +30,16 @@ _CLONE_NEWNS: Final = 0x20000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: $1: an empty directory. $2: unpacked packages. $3: the namespace's own resolv.conf.
+#: $1: an empty directory. $2: unpacked packages, or nothing. $3: the namespace's own resolv.conf.
 _SETUP: Final = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs machine "$1"
 cp -a /etc "$1/etc"
-cp -a "$2/etc/." "$1/etc/"
+if [ -n "$2" ]; then
+  cp -a "$2/etc/." "$1/etc/"
+  mount -t overlay machine -o "lowerdir=$2/usr:/usr" /usr
+fi
 rm -f "$1/etc/resolv.conf"
 if [ -e "$3" ]; then cat "$3"; fi > "$1/etc/resolv.conf"
 sed -i '/^hosts:/d' "$1/etc/nsswitch.conf" 2>/dev/null || true
@@ -45,7 +48,6 @@ grep -q ^systemd-resolve: "$1/etc/passwd" || {
   echo 'systemd-resolve:x:64990:64990::/:/usr/sbin/nologin' >> "$1/etc/passwd"
   echo 'systemd-resolve:x:64990:' >> "$1/etc/group"
 }
-mount -t overlay machine -o "lowerdir=$2/usr:/usr" /usr
 mount --bind "$1/etc" /etc
 mount -t tmpfs -o mode=755 machine /run
 mount -t tmpfs machine /var/lib
@@ -110,20 +112,20 @@ class Scratch:
 
 
 class Machine:
-    """See the module. `scratch` is a directory that exists, `packages` what `unpack` filled."""
+    """See the module. Its logs are below `directory`; `packages` is what `unpack` filled."""
 
-    def __init__(self, network: Namespace, scratch: Path, packages: Path) -> None:
+    def __init__(self, network: Namespace, directory: Path, packages: Path | None = None) -> None:
         self.network = network
-        self._scratch = scratch
-        for part in ("etc", "usr"):
-            (packages / part).mkdir(parents=True, exist_ok=True)
+        self.logs = directory
+        self._scratch = directory / "machine"
         self._packages = packages
         self._processes: list[subprocess.Popen[Any]] = []
         self._holder: subprocess.Popen[Any] | None = None
         self._mounts = -1
 
     def __enter__(self) -> Self:
-        script = ["sh", "-c", _SETUP, "sh", str(self._scratch), str(self._packages)]
+        self._scratch.mkdir()
+        script = ["sh", "-c", _SETUP, "sh", str(self._scratch), str(self._packages or "")]
         self._holder = self.network.popen(
             ["unshare", "--mount", *script, str(self.network.resolv_conf)], stdout=subprocess.PIPE
         )
@@ -221,22 +223,16 @@ class Machine:
 
     def start_resolved(self) -> subprocess.Popen[Any]:
         """systemd-resolved, listening at 127.0.0.53; needs the bus and its package."""
-        log = open(self._scratch.with_suffix(".resolved.log"), "ab")  # noqa: SIM115
-        with log:
-            service = self.popen("/usr/lib/systemd/systemd-resolved", stdout=log, stderr=log)
-        self.wait_for_service("org.freedesktop.resolve1", service)
-        return service
+        return self._start("org.freedesktop.resolve1", "/usr/lib/systemd/systemd-resolved")
 
     def start_networkmanager(self) -> subprocess.Popen[Any]:
         """NetworkManager as /etc/NetworkManager configures it; needs the bus and its packages."""
-        log = open(self._scratch.with_suffix(".nm.log"), "ab")  # noqa: SIM115
-        with log:
-            service = self.popen("NetworkManager", "--no-daemon", stdout=log, stderr=log)
-        self.wait_for_service("org.freedesktop.NetworkManager", service)
-        return service
+        return self._start("org.freedesktop.NetworkManager", "NetworkManager", "--no-daemon")
 
-    def wait_for_service(self, name: str, process: subprocess.Popen[Any]) -> None:
-        """Until somebody owns `name` on the bus."""
+    def _start(self, name: str, *argv: str) -> subprocess.Popen[Any]:
+        """Start a service and wait until it is on the bus."""
+        with open(self.logs / f"{name}.log", "ab") as log:
+            process = self.popen(*argv, stdout=log, stderr=log)
         query = ["dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus"]
         query += ["/", "org.freedesktop.DBus.NameHasOwner", f"string:{name}"]
         until(
@@ -245,6 +241,7 @@ class Machine:
         )
         if process.poll() is not None:
             raise WorldError(f"{name} ended with status {process.returncode}")
+        return process
 
 
 def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -30,6 +30,8 @@ _FIRST: Final = "# Made by qvpn; changes are lost when the tunnel ends."
 _LAST: Final = "# That was made by qvpn."
 #: MAXNS in glibc's resolv.h: what stands behind is never asked.
 MAX_ASKED: Final = 3
+#: More ancestors than any process has.
+_MAX_LINEAGE: Final = 64
 #: Where systemd-resolved listens for programs (resolved.conf(5), DNSStubListener).
 _STUBS: Final = frozenset(map(ip_address, ("127.0.0.53", "127.0.0.54")))
 
@@ -120,23 +122,41 @@ def read() -> Current:
 def is_this_networks() -> bool:
     """Whether /etc/resolv.conf may be replaced for this network namespace.
 
-    Not where it is a mount point, and not in a namespace that shares it with the machine's first
-    process, which would lose its own.
+    Not where it is a mount point, and not in a namespace that shares it with another one.
     """
     place = Path(os.path.realpath(PATH))
     return not _is_mount_point(place) and not is_shared(PATH)
 
 
 def is_shared(place: Path) -> bool:
-    """Whether the machine's first process, in another network namespace, has the same file."""
-    first = Path("/proc/1")
-    with suppress(OSError):
-        if os.stat(first / "ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino:
-            return False
-        if not os.path.lexists(place):
-            place = place.parent
-        return os.path.samestat(os.lstat(place), os.lstat(f"{first}/root{place}"))
+    """Whether whoever started us, up to init, has this file in another network namespace.
+
+    Theirs would change with ours: a network namespace does not come with files of its own. Not any
+    process is asked, for services and sandboxes without a network share the machine's files.
+    """
+    network = os.stat("/proc/thread-self/ns/net")
+    if not os.path.lexists(place):
+        place = place.parent
+    for process in _lineage():
+        with suppress(OSError):  # those who may do more than we do are not shown
+            elsewhere = not os.path.samestat(network, os.stat(process / "ns/net"))
+            if elsewhere and os.path.samestat(os.lstat(place), os.lstat(f"{process}/root{place}")):
+                return True
     return False
+
+
+def _lineage() -> Iterator[Path]:
+    """This process and its ancestors, as directories of proc(5)."""
+    pid = os.getpid()
+    for _ in range(_MAX_LINEAGE):
+        yield Path(f"/proc/{pid}")
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return
+        pid = int(status.rpartition(")")[2].split()[1])
+        if pid == 0:
+            return
 
 
 def read_bounded(path: Path) -> bytes | None:
