@@ -115,7 +115,6 @@ def start_detached(launch: Launch) -> Status:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -181,6 +180,9 @@ class _FirstWord:
         if self._said:
             return
         self._said = True
+        # Until now the terminal was needed, for polkit may ask for a password there.
+        with suppress(PermissionError):
+            os.setsid()
         with suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), msgspec.json.encode(word) + b"\n")
         # Whoever reads our output to its end must not wait for as long as the tunnel lives.

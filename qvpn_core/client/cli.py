@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +24,8 @@ from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
-from qvpn_core.errors import NameNotResolved, PermissionMissing, QvpnError, UsageError
+from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
+from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE
 
 EXIT_FAILED = 1
@@ -57,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    if os.geteuid() != 0:
-        raise PermissionMissing("qvpn up needs root for now", "run it with sudo")
     profile = profiles.load(arguments.profile)
     if "tls" in (arguments.transport, profile.transport):
         raise UsageError("the tls transport is not available yet", "use quic or auto")
@@ -107,6 +106,13 @@ def _refuse_second() -> None:
         raise UsageError(
             f"profile {status.profile!r} is {status.state} already", "end it first: qvpn down"
         )
+    if (other := instance.other_user()) is not None:
+        raise _taken(other)
+
+
+def _taken(other: str) -> NetworkTaken:
+    hint = "end it with: qvpn unlock" if os.geteuid() == 0 else f"ask {other} to end it"
+    return NetworkTaken(f"a tunnel of {other} is up on this machine", hint)
 
 
 def _policy(arguments: argparse.Namespace, profile: Profile) -> RoutePolicy:
@@ -122,6 +128,8 @@ def _down(arguments: argparse.Namespace) -> int:
         profiles.check_name(arguments.profile)
     reply = control.ask(control.DownRequest(arguments.profile))
     if reply is None:
+        if (other := instance.other_user()) is not None:
+            raise _taken(other)
         # What was asked for is so already; scripts that make sure of it must not fail. A failure
         # that `status` still shows is thereby taken notice of.
         instance.forget_failure()
@@ -132,12 +140,24 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _unlock(_arguments: argparse.Namespace) -> int:
+    with suppress(control.AgentSilent):  # the helper ends the session of one that hangs
+        if control.ask(control.DownRequest()) is not None:
+            instance.wait_until_gone(_END_SECONDS)
+    from qvpn_core.helper import launch
+
+    launch.unlock()
+    instance.forget_failure()
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     reply = control.ask(control.StatusRequest())
     if isinstance(reply, control.StatusReply):
         status = reply.status
     else:
         status = instance.last_failure() or Status()
+        status = msgspec.structs.replace(status, other_user=instance.other_user())
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
@@ -150,6 +170,8 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
     yield "state", status.state + (f" since {status.since}" if status.since else "")
     if status.error:
         yield "because", status.error
+    if status.other_user:
+        yield "but", f"a tunnel of {status.other_user} is up on this machine"
     if status.profile:
         yield "profile", f"{status.profile} ({status.gateway})"
     if status.transport is None:
@@ -158,6 +180,7 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
     yield "addresses", " ".join(status.addresses)
     yield "routes", " ".join(status.routes) or "none"
     yield "dns", " ".join(status.dns) or "none"
+    yield "names", f"{status.resolver}"
     yield "mtu", f"{status.mtu} bytes"
     if status.rtt_ms is not None:
         yield "rtt", f"{status.rtt_ms} ms"
@@ -204,10 +227,7 @@ def _profile_add(arguments: argparse.Namespace) -> int:
         template=arguments.template,
     )
     path = profiles.save(profile)
-    if os.geteuid() == 0:
-        print(f"stored {path}; connect with: qvpn up {profile.name}")
-    else:
-        print(f"stored {path}; qvpn up needs root for now, whose profiles are others: use sudo")
+    print(f"stored {path}; connect with: qvpn up {profile.name}")
     return 0
 
 
@@ -240,10 +260,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     print(f"key      {keys.describe(profile.name, profile.key)}")
     if profile.policy.destinations:
         print(f"routes   {' '.join(map(str, profile.policy.destinations))}")
-    if os.geteuid() == 0:
-        print(f"connect with: qvpn up {profile.name}")
-    else:
-        print("qvpn up needs root for now, whose profiles are others: enrol with sudo")
+    print(f"connect with: qvpn up {profile.name}")
     return 0
 
 
@@ -343,6 +360,13 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="disconnect", allow_abbrev=False)
     down.set_defaults(run=_down)
     down.add_argument("profile", metavar="PROFILE", nargs="?")
+
+    unlock = commands.add_parser(
+        "unlock",
+        help="end a tunnel that is up, and release whatever blocks the network",
+        allow_abbrev=False,
+    )
+    unlock.set_defaults(run=_unlock)
 
     status = commands.add_parser("status", help="what the tunnel does", allow_abbrev=False)
     status.set_defaults(run=_status)

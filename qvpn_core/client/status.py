@@ -44,3 +44,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
     reason: str | None = None
     error: str | None = None
+    #: Whose tunnel is up on this machine, when it is another user's.
+    other_user: str | None = None

@@ -63,6 +63,32 @@ def spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
     return process, ours
 
 
+def unlock() -> None:
+    """Have the helper undo what a dead session left, and wait for it.
+
+    Raises HelperMissing, PolkitMissing, AuthorizationDenied, HelperFailed.
+    """
+    argv, environment = command("unlock")
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=environment,
+            check=False,
+        )
+    except OSError as error:
+        raise HelperFailed(f"{argv[0]} cannot be run ({error.strerror})") from error
+    if done.returncode == 0:
+        return
+    words = done.stderr.decode(errors="replace")[-_MAX_WORDS:]
+    if done.returncode in (_DISMISSED, _REFUSED):
+        raise refusal(done.returncode, words)
+    raise HelperFailed(_last_line(done.returncode, words))
+
+
 def command(word: str) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment of the helper, to do `word`.
 
@@ -101,7 +127,6 @@ def words_of(process: subprocess.Popen[bytes]) -> str:
 
 def refusal(status: int, words: str) -> QvpnError:
     """Why the helper ended before it said a word, from its exit status and what it wrote."""
-    lines = [line for line in words.splitlines() if line.strip()]
     if status == _DISMISSED:
         return AuthorizationDenied(
             "qvpn was not allowed to change the network", "run it again and enter the password"
@@ -118,5 +143,11 @@ def refusal(status: int, words: str) -> QvpnError:
             return AuthorizationDenied(
                 "polkit does not allow you to change the network", "ask your administrator"
             )
-    last = lines[-1].removeprefix("qvpn-helper: ") if lines else f"status {status}"
-    return HelperFailed(f"the helper did not start ({last[:200]})", "install qvpn again")
+    return HelperFailed(
+        f"the helper did not start ({_last_line(status, words)})", "install qvpn again"
+    )
+
+
+def _last_line(status: int, words: str) -> str:
+    lines = [line for line in words.splitlines() if line.strip()]
+    return lines[-1].removeprefix("qvpn-helper: ")[:200] if lines else f"status {status}"

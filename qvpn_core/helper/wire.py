@@ -5,7 +5,7 @@ Pure. `NotAllowed` says what was asked for and is not to be had; after it nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
 
 from qvpn_core.helper import protocol
@@ -26,7 +26,9 @@ _MIN_IPV6_MTU = 1280  # RFC 8200 section 5
 
 
 def pack_prefixes(networks: Iterable[Network]) -> Prefixes:
-    """`networks` in the order given, those of IPv4 first."""
+    """`networks` in the order given, those of IPv4 first. Raises NotAllowed for too many."""
+    networks = tuple(networks)
+    _check_count(networks)
     packed = {4: bytearray(), 6: bytearray()}
     for network in networks:
         packed[network.version].append(network.prefixlen)
@@ -35,7 +37,7 @@ def pack_prefixes(networks: Iterable[Network]) -> Prefixes:
 
 
 def unpack_prefixes(prefixes: Prefixes) -> tuple[Network, ...]:
-    """The networks. Raises NotAllowed when they are too many, one twice, or none at all."""
+    """The networks. Raises NotAllowed for what is none, and for too many."""
     v4, v6 = prefixes.v4, prefixes.v6
     if len(v4) % 5 or len(v6) % 17:
         raise NotAllowed("a list of networks is cut off")
@@ -46,7 +48,7 @@ def unpack_prefixes(prefixes: Prefixes) -> tuple[Network, ...]:
         )
     except ValueError as error:
         raise NotAllowed(f"a network is none ({error})") from None
-    _check_list(networks)
+    _check_count(networks)
     return networks
 
 
@@ -80,7 +82,9 @@ def unpack_network(message: protocol.Network) -> NetworkPlan:
         for group in message.routes
         for prefix in unpack_prefixes(group.prefixes)
     )
-    _check_list([route.prefix for route in routes])
+    _check_count(routes)
+    if len({route.prefix for route in routes}) != len(routes):
+        raise NotAllowed("two routes to one network")
     endpoints = tuple(
         (_host(text, "gateway", link_local=True), port) for text, port in message.endpoints
     )
@@ -121,12 +125,9 @@ def unpack_kill_switch(message: protocol.KillSwitch) -> KillSwitch:
     )
 
 
-def _check_list(networks: Iterable[Network]) -> None:
-    networks = list(networks)
-    if len(networks) > MAX_PREFIXES:
-        raise NotAllowed(f"{len(networks)} networks, more than {MAX_PREFIXES}")
-    if len(set(networks)) != len(networks):
-        raise NotAllowed("a network twice")
+def _check_count(values: Sized) -> None:
+    if len(values) > MAX_PREFIXES:
+        raise NotAllowed(f"{len(values)} networks, more than {MAX_PREFIXES}")
 
 
 def _host(text: str, what: str, *, link_local: bool = False) -> IPAddress:
