@@ -1,8 +1,7 @@
 """The machine's resolver: told about a tunnel's name servers, watched, and put back as it was.
 
 Four kinds of resolvers, one interface. Synchronous and time-boxed, for a root process; no call here
-takes longer than half a minute whatever hangs, and all but resolvconf's less than ten seconds. The
-order that makes a crash harmless::
+takes longer than a minute whatever hangs. The order that makes a crash harmless::
 
     found = detect()                                     # whom to tell, and why
     records = prepare(found, interface, index)     # what undoes it; keep them safe, then

@@ -55,12 +55,18 @@ class DnsKeeper:
         self._detection: Detection | None = None
         self._repairs: deque[float] = deque(maxlen=MAX_REPAIRS)
         self._given_in = False
+        self._pending = False
         self._report = _NOTHING
 
     @property
     def report(self) -> DnsReport:
         """The state as of the last call."""
         return self._report
+
+    @property
+    def pending(self) -> bool:
+        """Whether to `look` again soon without a reason: what failed may pass, like a restart."""
+        return self._pending
 
     @property
     def repairs(self) -> int:
@@ -106,7 +112,7 @@ class DnsKeeper:
         """Undo everything; the failures. Their records are still held."""
         self._plan = None
         failures = self._withdraw()
-        self._report = _NOTHING
+        self._conclude(_NOTHING)
         return failures
 
     def _put(self) -> DnsReport:
@@ -126,8 +132,7 @@ class DnsKeeper:
 
     def _in_force(self, detection: Detection) -> DnsReport:
         self._detection = detection
-        self._report = DnsReport(detection.backend, detection.reason)
-        return self._report
+        return self._conclude(DnsReport(detection.backend, detection.reason))
 
     def _remember(self, records: tuple[DnsRecord, ...]) -> None:
         """Hold `records` and those of other types; the latest is the first to be undone."""
@@ -153,15 +158,20 @@ class DnsKeeper:
     def _nothing(self, report: DnsReport) -> DnsReport:
         """Nothing of ours, with `report`; or why something is still there."""
         failures = self._withdraw()
-        self._report = report
-        return self._failed(failures[0]) if failures else report
+        return self._failed(failures[0]) if failures else self._conclude(report)
 
     def _failed(self, error: QvpnError) -> DnsReport:
         backend, reason = "none", "the tunnel's name servers are not in use"
         if self._detection is not None:
             backend, reason = self._detection.backend, self._detection.reason
+        self._pending = True
         self._report = DnsReport(backend, reason, str(error))
         return self._report
+
+    def _conclude(self, report: DnsReport) -> DnsReport:
+        self._pending = False
+        self._report = report
+        return report
 
     def _may_repair(self, now: float) -> bool:
         while self._repairs and now - self._repairs[0] > PERIOD:
@@ -173,10 +183,11 @@ class DnsKeeper:
 
     def _give_in(self) -> DnsReport:
         self._given_in = True
-        self._report = DnsReport(
-            self._report.backend,
-            self._report.reason,
-            f"another program keeps changing the name servers; after {MAX_REPAIRS} repairs in "
-            f"{PERIOD:.0f} seconds they are left as it wants them",
+        return self._conclude(
+            DnsReport(
+                self._report.backend,
+                self._report.reason,
+                f"another program keeps changing the name servers; after {MAX_REPAIRS} repairs in "
+                f"{PERIOD:.0f} seconds they are left as it wants them",
+            )
         )
-        return self._report

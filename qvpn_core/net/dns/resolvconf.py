@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import Final
+from typing import Final, Literal
 
 from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns import resolv_conf
@@ -60,8 +60,8 @@ class Resolvconf:
         return found.servers[: len(wanted)] == wanted and not set(plan.search) - set(found.search)
 
 
-def flavour() -> str | None:
-    """``debian`` or ``openresolv``; None where there is neither."""
+def flavour() -> Literal["debian", "openresolv"] | None:
+    """Which of the two there is, if one is."""
     if shutil.which("resolvconf", path=SYSTEM_PATH) is None:
         return None
     try:
@@ -75,8 +75,11 @@ def flavour() -> str | None:
 
 def remove(record: RemoveResolvconfEntry) -> None:
     """Delete our entry; fine when there is none, or no resolvconf. Raises DnsSetupFailed."""
-    if flavour() is not None:
-        _run("-d", _entry(record.interface))
+    match flavour():
+        case "debian":
+            _run("-d", _entry(record.interface))
+        case "openresolv":
+            _run("-f", "-d", _entry(record.interface))
 
 
 def _entry(interface: str) -> str:
