@@ -23,7 +23,7 @@ import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.states import State
+from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
 from qvpn_core.errors import QvpnError, UsageError
@@ -42,6 +42,7 @@ class Launch(msgspec.Struct, frozen=True):
     mode: RouteMode
     destinations: tuple[str, ...]
     excluded: tuple[str, ...]
+    kill_switch: KillSwitchMode
 
     def policy(self) -> RoutePolicy:
         """The route policy. Raises UsageError."""
@@ -52,14 +53,17 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    name: str, policy: RoutePolicy, on_change: Callable[[Tunnel, Change], None] | None = None
+    name: str,
+    policy: RoutePolicy,
+    kill_switch: KillSwitchMode = "off",
+    on_change: Callable[[Tunnel, Change], None] | None = None,
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(profiles.load(name), policy)
+    tunnel = Tunnel(profiles.load(name), policy, kill_switch)
     over = asyncio.Event()
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
@@ -193,6 +197,10 @@ class _FirstWord:
     def on_change(self, tunnel: Tunnel, change: Change) -> None:
         if change.state is State.CONNECTED:
             self.say(control.StatusReply(tunnel.status()))
+        elif change.state is State.BLOCKED and change.error is not None:
+            error = control.refusal(change.error)
+            hint = "; ".join(filter(None, (error.hint, "the kill switch holds until: qvpn down")))
+            self.say(msgspec.structs.replace(error, hint=hint))
 
 
 def _log_to_file() -> None:
@@ -215,7 +223,7 @@ def main() -> int:
     _log_to_file()
     try:
         launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
-        asyncio.run(run(launch.profile, launch.policy(), first_word.on_change))
+        asyncio.run(run(launch.profile, launch.policy(), launch.kill_switch, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

@@ -41,21 +41,24 @@ class Attachment:
         #: A helper was killed, and what it would have undone still stands.
         self._left = False
 
-    async def prepare(self) -> None:
-        """Have a helper, which may ask the user; a new one undoes what a dead one left.
+    async def prepare(self, kill_switch: KillSwitch | None) -> None:
+        """Have a helper, which may ask the user, and this kill switch, or none, in force.
 
-        Before connecting, because a stale rule may misroute the search for the gateway's name.
-        Raises the errors of :mod:`qvpn_core.helper.errors`.
+        Before connecting: a new helper undoes what a dead one left, and a stale rule may misroute
+        the search for the gateway's name. Raises the errors of :mod:`qvpn_core.helper.errors`, and
+        NetworkSetupFailed.
         """
         if self._helper is not None and self._helper.lost.done():
             if isinstance(self._helper.lost.result(), HelperEnded):
                 raise self._helper.lost.result()
             await self._forget()
+        fresh = self._helper is None
         if self._helper is None:
             self._helper = await Helper.start()
             self._left = False
-            if self.kill_switch is not None:
-                await self._helper.set_firewall(self.kill_switch)
+        # An earlier session's may be in force where this one wants none.
+        if fresh or kill_switch != self.kill_switch:
+            await self.set_kill_switch(kill_switch)
 
     @contextmanager
     def watched(self, lost: Callable[[QvpnError], None]) -> Iterator[None]:

@@ -22,11 +22,12 @@ import msgspec
 from qvpn_core.client import control, instance, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile
-from qvpn_core.client.states import State
+from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
 from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE
+from qvpn_core.net import killswitch
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -62,25 +63,29 @@ def _up(arguments: argparse.Namespace) -> int:
     if "tls" in (arguments.transport, profile.transport):
         raise UsageError("the tls transport is not available yet", "use quic or auto")
     policy = _policy(arguments, profile)
+    kill_switch: KillSwitchMode = arguments.kill_switch or profile.kill_switch
     _refuse_second()
     # Not before it is needed: it brings asyncio and the whole transport.
     from qvpn_core.client import agent
 
     if arguments.foreground:
-        return _up_in_foreground(profile, policy)
+        return _up_in_foreground(profile, policy, kill_switch)
     status = agent.start_detached(
         agent.Launch(
             profile.name,
             policy.mode,
             tuple(map(str, policy.destinations)),
             profiles.excluded_words(policy),
+            kill_switch,
         )
     )
+    for warning in status.warnings:
+        print(f"qvpn: {warning}", file=sys.stderr)
     print(f"connected to {status.profile} ({status.gateway}) as {', '.join(status.addresses)}")
     return 0
 
 
-def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
+def _up_in_foreground(profile: Profile, policy: RoutePolicy, kill_switch: KillSwitchMode) -> int:
     import asyncio
     import logging
 
@@ -95,7 +100,7 @@ def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
 
     logging.basicConfig(stream=sys.stderr, format="qvpn: %(message)s")
     logging.getLogger("qvpn").setLevel(logging.INFO)
-    asyncio.run(agent.run(profile.name, policy, on_change))
+    asyncio.run(agent.run(profile.name, policy, kill_switch, on_change))
     return 0 if was_up else EXIT_INTERRUPTED
 
 
@@ -157,7 +162,13 @@ def _status(arguments: argparse.Namespace) -> int:
         status = reply.status
     else:
         status = instance.last_failure() or Status()
-        status = msgspec.structs.replace(status, other_user=instance.other_user())
+        held = killswitch.holding()
+        status = msgspec.structs.replace(
+            status,
+            other_user=instance.other_user(),
+            kill_switch=held or "off",
+            firewall=FirewallPolicy.BLOCK if held else FirewallPolicy.OPEN,
+        )
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
@@ -172,6 +183,10 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
         yield "because", status.error
     if status.other_user:
         yield "but", f"a tunnel of {status.other_user} is up on this machine"
+    if status.firewall is FirewallPolicy.BLOCK:
+        yield "firewall", f"blocks what does not use the tunnel (kill switch: {status.kill_switch})"
+    for warning in status.warnings:
+        yield "note", warning
     if status.profile:
         yield "profile", f"{status.profile} ({status.gateway})"
     if status.transport is None:
@@ -196,7 +211,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         if isinstance(reply, control.ExplainReply):
             print(reply.words)
         else:
-            print(f"{address} goes direct: no tunnel is up")
+            held = killswitch.holding()
+            but = f", but a kill switch is ({held}): to release it, qvpn unlock" if held else ""
+            print(f"{address} goes direct: no tunnel is up{but}")
     return 0
 
 
@@ -349,6 +366,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CIDR",
         help="but never these, where lan is whatever LAN you are in; "
         "any of the three options replaces the profile's routes",
+    )
+    up.add_argument(
+        "--kill-switch",
+        choices=("off", "on", "always"),
+        help="whether what belongs into the tunnel is blocked while it is not up: until qvpn down, "
+        "or always, until qvpn unlock; instead of the profile's",
     )
     up.add_argument("--transport", choices=("auto", "quic", "tls"), default="auto")
     up.add_argument(

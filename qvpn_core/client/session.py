@@ -20,8 +20,16 @@ from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.dns_policy import choose_dns
-from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
+from qvpn_core.client.explain import warnings
+from qvpn_core.client.planner import (
+    GatewayOffer,
+    RoutePolicy,
+    SystemState,
+    plan_kill_switch,
+    plan_network,
+)
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
@@ -36,7 +44,8 @@ from qvpn_core.masque.address import AddressAssign
 from qvpn_core.masque.connect_ip import ConnectIpError, ConnectIpSession, Role
 from qvpn_core.masque.route import ranges_to_prefixes
 from qvpn_core.net.dns.plan import DnsPlan
-from qvpn_core.net.plan import NetworkPlan
+from qvpn_core.net.plan import KillSwitch, NetworkPlan
+from qvpn_core.net.survey import Survey, survey
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import RequestMaker, connect
 from qvpn_core.transport.interface import HttpTunnel, Request
@@ -117,12 +126,15 @@ class Session:
         policy: RoutePolicy,
         attachment: Attachment,
         *,
+        kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
+        self._kill_switch_mode = kill_switch
+        self._survey = Survey()
         self._on_up = on_up
         self._link = _Link()
         self._tun: Tun | None = None
@@ -135,7 +147,8 @@ class Session:
         Always ends by an exception: the QvpnError that says why, or the cancellation by which the
         user ends it; the gateway is told either way.
         """
-        await self._attachment.prepare()
+        await self._look_around()
+        await self._attachment.prepare(self._kill_switch())
         with self._attachment.watched(self._link.over):
             await self._run()
 
@@ -181,6 +194,9 @@ class Session:
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
             drops={**counters.dropped, **link.datapath.counters.dropped},
+            warnings=warnings(
+                self._policy, plan, self._system(tunnel), self._attachment.kill_switch
+            ),
         )
 
     def _resolver(self) -> str:
@@ -200,7 +216,7 @@ class Session:
             trust=profile.trust,
             request=await self._request(),
             handler=self._link,
-            addresses=self._known_addresses(),
+            addresses=await self._known_addresses(),
             socket_factory=self._attachment.open_socket,
             tickets=TicketFile(profile.name),
         )
@@ -237,10 +253,16 @@ class Session:
         else:
             log.info("the gateway announced its next key")
 
-    def _known_addresses(self) -> tuple[str, ...]:
-        """The gateway's addresses while our routes swallow what would resolve its name."""
+    async def _known_addresses(self) -> tuple[str, ...]:
+        """The gateway's addresses while our routes or kill switch stop what would find its name."""
         plan = self._attachment.plan
-        return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
+        if plan is not None:
+            return tuple(str(address) for address, _port in plan.endpoints)
+        if self._attachment.kill_switch is None:
+            return ()
+        from qvpn_core.client.resolve import resolve  # a third of a second that others save
+
+        return await resolve(self.profile.host, self._attachment.open_socket)
 
     async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
         """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
@@ -283,11 +305,33 @@ class Session:
                     await self._until(lambda: self._plans(tunnel) != self._attached)
             except TimeoutError:
                 _check_device(tun)
-                continue
+                await self._look_around()
+            # A LAN that is left is blocked before its routes go.
+            if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
+                await self._attachment.set_kill_switch(kill_switch)
             plan, dns = self._plans(tunnel)
+            if (plan, dns) == self._attached:
+                continue
             await self._attachment.attach(plan, dns)
             datapath.set_addresses(self._own_addresses())
             log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+
+    async def _look_around(self) -> None:
+        """See which networks this machine is attached to now."""
+        try:
+            self._survey = await asyncio.to_thread(survey)
+        except OSError as error:
+            log.warning("the machine's network cannot be seen: %s", error)
+
+    def _system(self, tunnel: HttpTunnel | None = None) -> SystemState:
+        endpoints = () if tunnel is None else (tunnel.peer,)
+        return SystemState(endpoints, self._survey.attached, self._survey.rules_before)
+
+    def _kill_switch(self) -> KillSwitch | None:
+        if self._kill_switch_mode == "off":
+            return None
+        always = self._kill_switch_mode == "always"
+        return plan_kill_switch(self._policy, self._system(), always=always)
 
     @property
     def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:
@@ -300,8 +344,7 @@ class Session:
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
-        here = SystemState(endpoints=(tunnel.peer,))
-        plan = plan_network(self._policy, offer, here, tunnel.mtu)
+        plan = plan_network(self._policy, offer, self._system(tunnel), tunnel.mtu)
         choice = choose_dns(state.dns, self._policy, plan)
         self._names = choice.reason
         return plan, choice.plan

@@ -126,7 +126,7 @@ TRANSITIONS: Mapping[tuple[State, Event], Row] = MappingProxyType(
         (State.DISCONNECTING, Event.NETWORK_UP): (State.DISCONNECTING, ()),
         #
         (State.BLOCKED, Event.CONNECT): (State.CONNECTING, (Action.START,)),
-        (State.BLOCKED, Event.DISCONNECT): (State.DISCONNECTED, ()),
+        (State.BLOCKED, Event.DISCONNECT): (State.DISCONNECTED, (Action.RELEASE,)),
         (State.BLOCKED, Event.NETWORK_UP): (State.BLOCKED, ()),
         #
         (State.FAILED, Event.CONNECT): (State.CONNECTING, (Action.START,)),
@@ -176,12 +176,13 @@ class Transition:
 class Machine:
     """The tunnel's state, and when it next wants to try again.
 
+    `kill_switch` is what is in force: its owner changes it when that changes.
     `random` gives floats in [0, 1) for the jitter. `now` is in seconds of any monotonic clock.
     """
 
     def __init__(self, random: Callable[[], float], *, kill_switch: KillSwitchMode = "off") -> None:
         self._random = random
-        self._kill_switch = kill_switch
+        self.kill_switch: KillSwitchMode = kill_switch
         self._attempt = 0
         self._connected_at: float | None = None
         self.state = State.DISCONNECTED
@@ -191,7 +192,7 @@ class Machine:
     @property
     def firewall(self) -> FirewallPolicy:
         """What the firewall must enforce now."""
-        match self._kill_switch:
+        match self.kill_switch:
             case "off":
                 return FirewallPolicy.OPEN
             case "on":
@@ -206,7 +207,7 @@ class Machine:
             after, actions = TRANSITIONS[before, event]
         except KeyError:
             raise ImpossibleTransition(before, event) from None
-        if after is State.FAILED and self._kill_switch != "off":
+        if after is State.FAILED and self.kill_switch != "off":
             after = State.BLOCKED
         self.state = after
         self._keep_time(event, before, now)

@@ -22,7 +22,7 @@ from qvpn_core.client.explain import Explanation
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.session import Session
-from qvpn_core.client.states import Action, Event, Machine, State, Transition
+from qvpn_core.client.states import Action, Event, KillSwitchMode, Machine, State, Transition
 from qvpn_core.client.status import Status
 from qvpn_core.errors import QvpnError
 from qvpn_core.net.plan import IPAddress
@@ -58,11 +58,13 @@ class Tunnel:
         self,
         profile: Profile,
         policy: RoutePolicy,
+        kill_switch: KillSwitchMode = "off",
         *,
         random: Callable[[], float] = random.random,
     ) -> None:
         self.profile = profile
         self.policy = policy
+        self.kill_switch = kill_switch
         #: Why the tunnel is not connected, in every state that an error led to.
         self.error: QvpnError | None = None
         self.since = datetime.now(UTC)
@@ -115,6 +117,8 @@ class Tunnel:
         return msgspec.structs.replace(
             self._session.snapshot() if self._session else Status(),
             state=self.state,
+            kill_switch=self.kill_switch,
+            firewall=self._machine.firewall,
             profile=self.profile.name,
             gateway=self.profile.gateway,
             since=self.since.isoformat(timespec="seconds"),
@@ -134,6 +138,9 @@ class Tunnel:
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()
+        # One that could not be put in force blocks nothing, and giving up then is a failure.
+        held = self._attachment.kill_switch is not None
+        self._machine.kill_switch = self.kill_switch if held else "off"
         transition = self._machine.handle(event, now)
         if error is not None or transition.after is State.CONNECTED:
             self.error = error
@@ -169,7 +176,11 @@ class Tunnel:
 
     async def _run_session(self) -> None:
         session = self._session = Session(
-            self.profile, self.policy, self._attachment, on_up=lambda: self._feed(Event.SESSION_UP)
+            self.profile,
+            self.policy,
+            self._attachment,
+            kill_switch=self.kill_switch,
+            on_up=lambda: self._feed(Event.SESSION_UP),
         )
         try:
             await session.run()
