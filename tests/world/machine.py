@@ -73,8 +73,9 @@ _BUS: Final = """
 
 def unpack(directory: Path, *packages: str) -> str | None:
     """Unpack Debian packages below `directory`, without installing them; why not, if not."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        return "it needs Debian packages, and here is no apt-get"
+    tools = ("apt-get", "dpkg", "dbus-daemon")
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        return f"it needs Debian packages and a bus, and here is no {', no '.join(missing)}"
     for part in ("etc", "usr"):
         (directory / part).mkdir(parents=True, exist_ok=True)
     with Scratch(directory / "download") as download:

@@ -21,6 +21,8 @@ from qvpn_core.net.dns.resolv_conf import PATH
 #: Giving in is after more than this many repairs within this many seconds.
 MAX_REPAIRS: Final = 5
 PERIOD: Final = 60.0
+#: Seconds between two attempts of what failed.
+RETRY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class DnsKeeper:
         self._repairs: deque[float] = deque(maxlen=MAX_REPAIRS)
         self._given_in = False
         self._pending = False
+        self._retry_at = 0.0
         self._report = _NOTHING
 
     @property
@@ -65,7 +68,10 @@ class DnsKeeper:
 
     @property
     def pending(self) -> bool:
-        """Whether to `look` again soon without a reason: what failed may pass, like a restart."""
+        """Whether to `look` again soon without a reason: what failed may pass, like a restart.
+
+        To ask too often is harmless; it looks once every RETRY seconds.
+        """
         return self._pending
 
     @property
@@ -95,8 +101,9 @@ class DnsKeeper:
 
     def look(self, now: float) -> DnsReport:
         """See whether ours is still in force, and put it back. For changes of the watched files."""
-        if self._plan is None or self._given_in:
+        if self._plan is None or self._given_in or (self._pending and now < self._retry_at):
             return self._report
+        self._retry_at = now + RETRY
         try:
             if self._detection is not None and dns.check(
                 self._detection, self._interface, self._index, self._plan
