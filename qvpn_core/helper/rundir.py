@@ -44,7 +44,7 @@ def owner() -> Owner | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
         with open(fd, "rb") as file:
             if os.fstat(fd).st_uid != 0:
-                return None
+                return None  # root alone can write there; but nothing may depend on that
             found = msgspec.json.decode(file.read(_MAX_OWNER), type=Owner)
         os.stat(f"/proc/{found.pid}")  # a killed helper leaves its note
     except (OSError, ValueError):
@@ -139,11 +139,14 @@ class RunDirectory:
             return None
         except OSError as error:
             raise ValueError(os.strerror(error.errno or 0)) from None
-        with open(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
                 raise ValueError("root has not written it")
-            data = file.read(limit + 1)
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(fd)
         if len(data) > limit:
             raise ValueError(f"more than {limit} bytes")
         return data
