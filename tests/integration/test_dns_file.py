@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qvpn_core.errors import DnsSetupFailed
+from qvpn_core.errors import DnsSetupFailed, NetworkSetupFailed
 from qvpn_core.net import dns
 from qvpn_core.net.dns import Detection, DnsPlan, DnsRecord
 from qvpn_core.net.dns.keeper import MAX_REPAIRS, PERIOD, DnsKeeper
@@ -459,6 +459,18 @@ def test_names_of_some_domains_are_not_asked_of_all_or_of_nobody(machine: Machin
     assert look(machine) == before
     machine.call(keeper.set, PLAN)
     assert machine.call(keeper.set, split).backend == "none"
+    assert look(machine) == before
+
+
+def test_what_cannot_be_written_down_is_not_done(machine: Machine) -> None:
+    before = look(machine)
+
+    def hold(records: tuple[DnsRecord, ...]) -> None:
+        raise NetworkSetupFailed("the journal cannot be written", "make room")
+
+    keeper = DnsKeeper(*LINK, hold)
+    report = machine.call(keeper.set, PLAN)
+    assert "journal" in (report.error or "")
     assert look(machine) == before
 
 

@@ -33,6 +33,8 @@ SPLIT = DnsPlan((ip_address("192.0.2.53"),), ("corp.example", "lab.example"), ("
 INTERN = "/var/lib/NetworkManager/NetworkManager-intern.conf"
 STUB = "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
 
+MAIN = "dns=default\nrc-manager=file\n"
+
 Unpacker = Callable[..., Path]
 
 
@@ -99,6 +101,22 @@ def host(request: pytest.FixtureRequest, unpacked: Unpacker, tmp_path: Path) -> 
     packages = unpacked(*request.cls.packages)
     with Namespace("dns") as network, Machine(network, tmp_path, packages) as machine:
         yield Host(machine)
+
+
+def start_networkmanager(host: Host, main: str) -> subprocess.Popen[Any]:
+    """With `main` in its configuration, and a connection for eth0 that brings name servers."""
+    profile = (
+        "[connection]\nid=eth0\ntype=ethernet\ninterface-name=eth0\n[ipv4]\nmethod=manual\n"
+        "address1=198.51.100.2/24\ndns=198.51.100.53;198.51.100.54;\ndns-search=lan;\n"
+        "[ipv6]\nmethod=disabled\n"
+    )
+    main = f"[main]\nplugins=keyfile\nauth-polkit=false\n{main}"
+    host.sh(
+        "cd /etc/NetworkManager; mkdir -p system-connections;"
+        f"printf %s '{main}' > NetworkManager.conf;"
+        f"(umask 077; printf %s '{profile}' > system-connections/eth0.nmconnection)"
+    )
+    return host.machine.start_networkmanager()
 
 
 class TestSystemdResolved:
@@ -270,23 +288,10 @@ class TestNetworkManager:
         "libbluetooth3", "libcurl3-gnutls", "libnewt0.52",
     )  # fmt: skip
 
-    def start(self, host: Host, main: str = "dns=default\nrc-manager=file\n", more: str = "") -> (
-        subprocess.Popen[Any]
-    ):  # fmt: skip
-        """With a connection that brings name servers; returns when they are in the file."""
-        profile = (
-            "[connection]\nid=eth0\ntype=ethernet\ninterface-name=eth0\n[ipv4]\nmethod=manual\n"
-            "address1=198.51.100.2/24\ndns=198.51.100.53;198.51.100.54;\ndns-search=lan;\n"
-            "[ipv6]\nmethod=disabled\n"
-        )
-        main = f"[main]\nplugins=keyfile\nauth-polkit=false\n{main}{more}"
-        host.sh(
-            "cd /etc/NetworkManager; mkdir -p system-connections;"
-            f"printf %s '{main}' > NetworkManager.conf;"
-            f"(umask 077; printf %s '{profile}' > system-connections/eth0.nmconnection)"
-        )
+    def start(self, host: Host, main: str = MAIN) -> subprocess.Popen[Any]:
+        """Returns when the connection's name servers are in the file."""
         host.machine.start_bus()
-        service = host.machine.start_networkmanager()
+        service = start_networkmanager(host, main)
         if "none" not in main:
             until(lambda: "198.51.100.54" in host.resolv_conf(), "the connection's name servers")
         return service
@@ -359,7 +364,7 @@ class TestNetworkManager:
 
     def test_global_name_servers_of_the_administrator_are_not_overruled(self, host: Host) -> None:
         more = "[global-dns-domain-*]\nservers=198.51.100.54\n"
-        self.start(host, more=more)
+        self.start(host, MAIN + more)
         before = host.resolv_conf()
         with pytest.raises(DnsSetupFailed, match="NetworkManager did not change"):
             host.apply(host.detect(), FULL)
@@ -371,6 +376,39 @@ class TestNetworkManager:
         assert host.detect() == Detection(
             "file", "NetworkManager is told to leave /etc/resolv.conf alone"
         )
+
+
+class TestDesktop:
+    """What most desktops have: NetworkManager brings name servers, systemd-resolved uses them."""
+
+    packages = (*TestSystemdResolved.packages, *TestNetworkManager.packages)
+
+    def test_networkmanager_and_the_tunnel_share_systemd_resolved(self, host: Host) -> None:
+        host.sh("ip link del qvpn0; ip tuntap add qvpn0 mode tun;" + STUB)
+        host.machine.start_bus()
+        host.machine.start_resolved()
+        start_networkmanager(host, "dns=systemd-resolved\n")
+
+        def given() -> bool:
+            return "198.51.100.54" in host.sh("resolvectl dns eth0")
+
+        until(given, "the connection's name servers")
+        before = host.sh("resolvectl dns eth0; resolvectl domain eth0; cat /etc/resolv.conf")
+        host.sh("ip addr add 192.0.2.1/32 dev qvpn0; ip link set qvpn0 up")
+        host.index = int(host.sh("cat /sys/class/net/qvpn0/ifindex"))
+        keeper = host.keeper()
+        assert host.machine.call(keeper.set, SPLIT).backend == "systemd-resolved"
+        # The network goes and comes back, and NetworkManager tells systemd-resolved.
+        host.sh("ip link set eth0-peer down")
+        until(lambda: not given(), "no network")
+        host.sh("ip link set eth0-peer up")
+        until(given, "a network again")
+        assert host.check(host.detect(), SPLIT)
+        assert host.machine.call(keeper.look, 1.0).error is None
+        assert keeper.repairs == 0
+        assert host.machine.call(keeper.remove) == ()
+        after = host.sh("resolvectl dns eth0; resolvectl domain eth0; cat /etc/resolv.conf")
+        assert after == before
 
 
 class _Resolvconf:

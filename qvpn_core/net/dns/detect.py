@@ -15,10 +15,16 @@ from qvpn_core.errors import DnsSetupFailed
 from qvpn_core.net.dns import networkmanager, resolv_conf, resolvconf, resolved
 from qvpn_core.net.dns.bus import Bus, BusError, Where
 from qvpn_core.net.dns.resolv_conf import PATH, Author
+from qvpn_core.net.dns.resolvconf import Flavour
 
 Backend = Literal["systemd-resolved", "NetworkManager", "resolvconf", "file"]
 
 _NSSWITCH: Final = Path("/etc/nsswitch.conf")
+_FLAVOURS: Final[dict[Flavour, str]] = {
+    "openresolv": "openresolv",
+    "debian": "Debian's resolvconf, which keeps other servers behind the tunnel's",
+}
+_PERHAPS_MERGED: Final = (Author.RESOLVCONF, Author.NETWORK_MANAGER)
 _DNS_MANAGER: Final = "org.freedesktop.NetworkManager.DnsManager"
 
 
@@ -43,7 +49,7 @@ class Facts:
     nm_mode: str = ""
     nm_rc_manager: str = ""
     #: Which resolvconf(8) there is, if one.
-    resolvconf: str | None = None
+    resolvconf: Flavour | None = None
     #: Why the system bus could not be asked.
     bus_error: str = ""
 
@@ -71,10 +77,7 @@ def decide(facts: Facts) -> Detection:
             return _networkmanager(facts)
         case Author.RESOLVCONF:
             if facts.resolvconf is not None:
-                flavour = (
-                    "openresolv" if facts.resolvconf == "openresolv" else "Debian's resolvconf"
-                )
-                return Detection("resolvconf", f"{PATH} is made by {flavour}")
+                return Detection("resolvconf", f"{PATH} is made by {_FLAVOURS[facts.resolvconf]}")
             return _file(facts, f"{PATH} was made by resolvconf, which is not here any more")
         case Author.RESOLVED_UPLINK:
             return _file(facts, f"{PATH} only lists the servers that systemd-resolved uses")
@@ -95,7 +98,9 @@ def _networkmanager(facts: Facts) -> Detection:
 def _file(facts: Facts, reason: str) -> Detection:
     if facts.nss_resolve and facts.resolved == "here":
         return Detection(
-            "systemd-resolved", f"programs ask systemd-resolved (nsswitch.conf), although {reason}"
+            "systemd-resolved",
+            f"most programs ask systemd-resolved (nsswitch.conf), although {reason}; those that "
+            f"read {PATH} themselves go on asking the servers in it",
         )
     return Detection("file", reason)
 
@@ -137,7 +142,7 @@ def _look() -> Facts:
         networkmanager=networkmanager_is,
         nm_mode=properties.get("Mode", ""),
         nm_rc_manager=properties.get("RcManager", ""),
-        resolvconf=resolvconf.flavour(),
+        resolvconf=resolvconf.flavour() if author in _PERHAPS_MERGED else None,
         bus_error=trouble,
     )
 

@@ -89,8 +89,8 @@ class DnsKeeper:
     def set(self, plan: DnsPlan | None) -> DnsReport:
         """Make `plan` be in force from now on, or nothing of ours with None.
 
-        Raises nothing that a resolver does: a tunnel without names is better than none, and `look`
-        tries again. What goes wrong is in the report. What `hold` raises passes through.
+        Raises nothing, for a tunnel without names is better than none. What goes wrong is in the
+        report, a QvpnError of `hold` included, and `look` tries again.
         """
         if plan == self._plan and self._report.error is None:
             return self._report
@@ -159,7 +159,10 @@ class DnsKeeper:
                 stay.insert(0, record)
         self._records = tuple(stay)
         self._detection = None
-        self._hold(self._records)
+        try:
+            self._hold(self._records)
+        except QvpnError as error:  # costs only the news that something is undone
+            failures.append(error)
         return tuple(failures)
 
     def _nothing(self, report: DnsReport) -> DnsReport:

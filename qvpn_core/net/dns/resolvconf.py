@@ -19,6 +19,8 @@ from qvpn_core.net.dns.records import DnsRecord, Held, RemoveResolvconfEntry
 from qvpn_core.net.dns.resolv_conf import MAX_ASKED, PATH
 from qvpn_core.net.nft import SYSTEM_PATH
 
+Flavour = Literal["debian", "openresolv"]
+
 #: Seconds. Both wait for a lock, Debian's for ten.
 _TIMEOUT: Final = 15.0
 #: What makes openresolv prefer our entry and leave out the others. Debian's has no such thing.
@@ -60,7 +62,7 @@ class Resolvconf:
         return found.servers[: len(wanted)] == wanted and not set(plan.search) - set(found.search)
 
 
-def flavour() -> Literal["debian", "openresolv"] | None:
+def flavour() -> Flavour | None:
     """Which of the two there is, if one is."""
     if shutil.which("resolvconf", path=SYSTEM_PATH) is None:
         return None
