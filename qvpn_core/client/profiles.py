@@ -62,6 +62,8 @@ class Profile:
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
     kill_switch: KillSwitchMode = "off"
+    #: Whether to use the name servers that the gateway offers.
+    dns: bool = True
     transport: TransportChoice = "auto"
 
     @property
@@ -101,11 +103,16 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     kill_switch: KillSwitchMode = "off"
 
 
+class _Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    use: bool = True
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     gateway: _Gateway
     credential: _Credential
     trust: _Trust = _Trust()
     routes: _Routes = _Routes()
+    dns: _Dns = _Dns()
 
 
 def make_profile(
@@ -319,6 +326,7 @@ def _checked(name: str, file: _File) -> Profile:
         template=gateway.template,
         policy=route_policy(routes.mode, routes.destinations, routes.excluded),
         kill_switch=routes.kill_switch,
+        dns=file.dns.use,
         transport=gateway.transport,
     )
 
@@ -340,6 +348,7 @@ def _to_file(profile: Profile) -> _File:
             excluded=excluded_words(policy),
             kill_switch=profile.kill_switch,
         ),
+        dns=_Dns(use=profile.dns),
     )
 
 

@@ -345,7 +345,7 @@ class Session:
             routes=ranges_to_prefixes(state.peer_routes),
         )
         plan = plan_network(self._policy, offer, self._system(tunnel), tunnel.mtu)
-        choice = choose_dns(state.dns, self._policy, plan)
+        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
         self._names = choice.reason
         return plan, choice.plan
 

@@ -165,7 +165,8 @@ class Engine:
             self._files.set(self._dns.watch_paths)
             if report != before and report.error:
                 self._log.warning(report.error)
-        self._names_suspected = False
+        # What failed may pass without a file's news of it, as a resolver's restart does.
+        self._names_suspected = self._dns is not None and self._dns.pending
         suspected, self._suspected = self._suspected, set()
         if not suspected:
             return

@@ -187,3 +187,15 @@ def test_systemd_resolved_may_lose_its_memory_in_the_middle_of_a_session(
     modern.machine.sh(f"resolvectl dns eth0 {plan.PROVIDER_DNS.v4}")
     names = iter(f"{number}.alpha.test" for number in range(1000))
     until(lambda: modern.ask(next(names))[1] == modern.through, "names through the tunnel again")
+
+
+def test_a_profile_can_leave_name_servers_alone(plain: Lookups) -> None:
+    file = plain.client.directory / "config" / "profiles" / "home.toml"
+    file.write_text(file.read_text().replace("[dns]\n", "[dns]\nuse = false\n"))
+    before = state(plain.machine)
+    plain.client.up("--all")
+    # Everything is in the tunnel, the questions to the provider's server included.
+    asked = {(plan.GATEWAY4, plan.PROVIDER_DNS.v4)}
+    assert plain.ask("www.beta.test") == (plan.BETA.v4, asked)
+    assert state(plain.machine) == before
+    assert "profile" in plain.client.status()["resolver"]

@@ -54,6 +54,13 @@ def test_a_profile_keeps_its_kill_switch_and_that_the_lan_is_excluded(config: Pa
     assert 'excluded = ["lan","192.0.2.0/24"]' in (config / "home.toml").read_text()
 
 
+def test_a_profile_can_leave_name_servers_alone(config: Path) -> None:
+    profile = home(dns=False)
+    profiles.save(profile)
+    assert profiles.load("home") == profile
+    assert "[dns]\nuse = false\n" in (config / "home.toml").read_text()
+
+
 def test_the_lan_can_be_excluded_and_nothing_else() -> None:
     with pytest.raises(UsageError, match="only --except knows it"):
         profiles.route_policy("only", ["lan"])
