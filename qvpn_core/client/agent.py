@@ -139,6 +139,8 @@ def start_detached(launch: Launch) -> Status:
     if isinstance(word, control.Refusal):
         process.wait()
         raise _refused(word)
+    if word.status.state is State.BLOCKED:  # the agent stays and holds the kill switch
+        raise QvpnError(f"{word.status.error}; the kill switch holds until: qvpn down")
     return word.status
 
 
@@ -195,12 +197,8 @@ class _FirstWord:
         os.close(null)
 
     def on_change(self, tunnel: Tunnel, change: Change) -> None:
-        if change.state is State.CONNECTED:
+        if change.state in (State.CONNECTED, State.BLOCKED):
             self.say(control.StatusReply(tunnel.status()))
-        elif change.state is State.BLOCKED and change.error is not None:
-            error = control.refusal(change.error)
-            hint = "; ".join(filter(None, (error.hint, "the kill switch holds until: qvpn down")))
-            self.say(msgspec.structs.replace(error, hint=hint))
 
 
 def _log_to_file() -> None:

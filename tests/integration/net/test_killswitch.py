@@ -65,7 +65,7 @@ class Wire:
 
     def __init__(self, neighbour: Namespace) -> None:
         with neighbour.entered():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
             self._socket.bind(("eth0", 3))
         self._socket.setblocking(False)
 
