@@ -199,3 +199,17 @@ def test_a_profile_can_leave_name_servers_alone(plain: Lookups) -> None:
     assert plain.ask("www.beta.test") == (plan.BETA.v4, asked)
     assert state(plain.machine) == before
     assert "profile" in plain.client.status()["resolver"]
+
+
+def test_the_kill_switch_keeps_names_from_a_network_that_claims_their_domain(
+    modern: Lookups,
+) -> None:
+    # As a DHCP server can: systemd-resolved prefers the link whose domain fits best, and sends
+    # out of it whatever the routes say.
+    modern.machine.sh("resolvectl domain eth0 beta.test")
+    modern.client.up("--all")
+    assert modern.ask("www.beta.test") == (plan.BETA.v4, modern.beside)
+    modern.client.down()
+    modern.client.up("--all", "--kill-switch", "on")
+    assert not modern.ask("files.beta.test")[1] & modern.beside
+    assert modern.ask("www.alpha.test") == (plan.ALPHA.v4, modern.through)
