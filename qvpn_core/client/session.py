@@ -19,6 +19,8 @@ from qvpn_core.auth.concealed import Origin, authenticate
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.captive import Portal, find_portal
+from qvpn_core.client.moving import Mover, first_to_end
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
@@ -26,8 +28,10 @@ from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
+    CaptivePortal,
     GatewayRefused,
     GatewayUnreachable,
+    NameNotResolved,
     PermissionMissing,
     QvpnError,
     TunnelLost,
@@ -39,7 +43,7 @@ from qvpn_core.masque.route import ranges_to_prefixes
 from qvpn_core.net.names import FWMARK
 from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.dial import RequestMaker, connect
+from qvpn_core.transport.dial import RequestMaker, connect, resolve
 from qvpn_core.transport.interface import HttpTunnel, Request
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
@@ -116,6 +120,7 @@ class Session:
         profile: Profile,
         policy: RoutePolicy,
         attachment: Attachment,
+        mover: Mover,
         *,
         on_up: Callable[[], None],
     ) -> None:
@@ -123,6 +128,7 @@ class Session:
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
+        self._mover = mover
         self._on_up = on_up
         self._link = _Link()
         self._tun: Tun | None = None
@@ -143,7 +149,7 @@ class Session:
             datapath.start(self._own_addresses())
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
-            await self._follow(tunnel, tun, datapath)
+            await first_to_end(self._follow(tunnel, tun, datapath), self._mover.follow(tunnel))
         finally:
             if self._link.datapath is not None:
                 self._link.datapath.close()
@@ -177,17 +183,38 @@ class Session:
         )
 
     async def _connect(self) -> HttpTunnel:
-        profile = self.profile
-        return await connect(
-            profile.host,
-            profile.port,
-            trust=profile.trust,
-            request=await self._request(),
-            handler=self._link,
-            addresses=self._known_addresses(),
-            socket_factory=_marked_socket,
-            tickets=TicketFile(profile.name),
-        )
+        profile, around = self.profile, self._mover.surroundings
+        request = await self._request()
+
+        async def dial() -> HttpTunnel:
+            self._link = _Link()  # what another attempt was told does not count
+            return await connect(
+                profile.host,
+                profile.port,
+                trust=profile.trust,
+                request=request,
+                handler=self._link,
+                addresses=around.addresses,
+                socket_factory=_marked_socket,
+                tickets=TicketFile(profile.name),
+            )
+
+        try:
+            if not around.addresses:
+                around.addresses = await resolve(profile.host, profile.port)
+            return await self._mover.connect(dial)
+        except (GatewayUnreachable, NameNotResolved) as error:
+            portal = await find_portal(_marked_socket)
+            if portal is None:
+                raise
+            raise self._behind(portal) from error
+
+    def _behind(self, portal: Portal) -> CaptivePortal:
+        what = "this network lets nobody out before they have signed in"
+        hint = f"open {portal.url} in a browser, then run qvpn up again"
+        if self._attachment.plan is not None:
+            hint = f"run qvpn sign-in, and open {portal.url} in a browser"
+        return CaptivePortal(what, hint, url=portal.url)
 
     async def _request(self) -> RequestMaker:
         """What makes the request, once there is a connection to sign for. Raises KeyUnavailable."""
@@ -220,11 +247,6 @@ class Session:
             log.warning("the gateway's next key is not remembered: %s", error)
         else:
             log.info("the gateway announced its next key")
-
-    def _known_addresses(self) -> tuple[str, ...]:
-        """The gateway's addresses while our routes swallow what would resolve its name."""
-        plan = self._attachment.plan
-        return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
 
     async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
         """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
@@ -279,7 +301,9 @@ class Session:
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
-        here = SystemState(endpoints=(tunnel.peer,))
+        # All of them: the next session may have to use another.
+        others = ((address, self.profile.port) for address in self._mover.surroundings.addresses)
+        here = SystemState(endpoints=(tunnel.peer, *others))
         return plan_network(self._policy, offer, here, tunnel.mtu)
 
     def _own_addresses(self) -> list[bytes]:

@@ -173,6 +173,7 @@ class TunnelConnection(QuicConnection):
         #: The active path since it was last known to be the peer's.
         self._settled_path: QuicNetworkPath | None = None
         self._to_challenge: list[QuicNetworkPath] = []
+        self._challenge_again_at = 0.0
         self._key_update_at = KEY_UPDATE_PACKETS
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
@@ -587,7 +588,7 @@ class TunnelConnection(QuicConnection):
         self._begin_path()
         self._to_challenge = [path]
 
-    def _follow(self, before: QuicNetworkPath | None, host_cid: bytes) -> None:
+    def _follow(self, before: QuicNetworkPath | None, host_cid: bytes, now: float) -> None:
         """The server's side, after a packet: look where the client is now (RFC 9000 section 9.3).
 
         aioquic has followed it, and will challenge a path that it does not know.
@@ -595,6 +596,11 @@ class TunnelConnection(QuicConnection):
         path = self._active_path
         if path is None:
             return
+        if not path.is_validated and now >= self._challenge_again_at:
+            # An answer is sent only once and may be lost, although the challenge was acknowledged
+            # (RFC 9000 sections 8.2.1 and 8.2.2). As often as an Initial is sent again.
+            path.local_challenge_sent = False
+            self._challenge_again_at = now + 2 * self._configuration.initial_rtt
         if path is not before and before is not None and not path.is_validated:
             if before.is_validated and self.host_cid == host_cid:
                 # Not a move by the client's will, which takes another connection ID: a NAT that
@@ -724,7 +730,7 @@ class TunnelConnection(QuicConnection):
         if self._close_at != close_at:  # which every valid packet moves
             self.last_received = now
         if not self._is_client:
-            self._follow(before, host_cid)
+            self._follow(before, host_cid, now)
 
     def _short_run(self, batch: Sequence[bytes], start: int, addr: NetworkAddress) -> int:
         """How many payloads from `start` may take the short way: 1-RTT, on the active path."""

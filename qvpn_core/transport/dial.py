@@ -172,9 +172,16 @@ class _Dial:
 
     async def rebind(self, slept: float) -> bool:
         """See `interface.HttpTunnel.rebind`."""
+        silence = self._loop.time() - self.http.quic.last_received
+        if silence + slept >= settings.IDLE_TIMEOUT or not await self._move():
+            return False
+        if self.http.liveness is not None:
+            self.http.liveness.restart()
+        return True
+
+    async def _move(self) -> bool:
         async with self._one_move:
-            silence = self._loop.time() - self.http.quic.last_received
-            if silence + slept >= settings.IDLE_TIMEOUT or not self.http.quic.may_migrate():
+            if not self.http.quic.may_migrate():
                 return False
             path = await _open_path(*self._address, self._socket_factory)
             if not self.http.quic.may_migrate():  # it ended meanwhile
@@ -214,7 +221,7 @@ class _Dial:
 
     async def _try_another_socket(self) -> None:
         try:
-            await self.rebind(0.0)
+            await self._move()
         except QvpnError as error:
             log.debug("no other socket: %s", error)  # the silence goes on, and ends the session
         finally:
@@ -345,6 +352,11 @@ async def connect(
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+async def resolve(host: str, port: int) -> tuple[str, ...]:
+    """A host's addresses, in the resolver's order. Raises NameNotResolved."""
+    return tuple(address[0] for _family, address in await _resolve(host, port))
 
 
 async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:

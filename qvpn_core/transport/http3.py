@@ -397,8 +397,6 @@ class Http3Connection:
     def migrate(self, path: UdpPath) -> None:
         """Go on over another path; only when `quic.may_migrate`."""
         self._held = False
-        if self.liveness is not None:
-            self.liveness.restart()
         self.quic.migrate(path, self.now())
         self._transmit()
 
