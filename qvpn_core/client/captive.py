@@ -15,7 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from qvpn_core.errors import QvpnError
 from qvpn_core.transport.dial import SocketFactory
@@ -29,8 +29,8 @@ TIMEOUT: Final = 5.0
 _MAX_HEAD: Final = 8192
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n")
 _LOCATION: Final = re.compile(rb"\r\nlocation:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
-#: Printable ASCII, without what a terminal or a shell would act upon.
-_ORDINARY: Final = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!&()*+,;=%-]{1,256}")
+#: Printable ASCII that no terminal acts upon, nor a shell except for what separates parameters.
+_ORDINARY: Final = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@&+,=%-]{1,256}")
 _NETWORK_AUTHENTICATION_REQUIRED: Final = 511  # RFC 6585 section 6
 
 #: Finds the addresses of a host name. Outside the tunnel, when one is in place.
@@ -99,7 +99,10 @@ def judge(head: bytes, check: str) -> Portal | None:
         return None
     location = _LOCATION.search(head)
     if location is not None:
-        url = urljoin(check, location[1].decode("ascii", "replace"))
+        url = location[1].decode("ascii", "replace")
+        if url.startswith("/"):
+            here = urlsplit(check)
+            url = f"{here.scheme}://{here.netloc}{url}"
         if _ORDINARY.fullmatch(url):
             return Portal(url)
     return Portal(check)  # opening that leads to the portal as it led us
