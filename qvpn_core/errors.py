@@ -79,6 +79,25 @@ class GatewayUnreachable(QvpnError):
     transient = True
 
 
+class NoNetwork(QvpnError):
+    """This machine has no way to the gateway at all: no link, no address or no route."""
+
+    reason = "no-network"
+    transient = True
+
+
+class CaptivePortal(QvpnError):
+    """The network answers in the place of others until somebody signs in (RFC 8952)."""
+
+    reason = "captive-portal"
+    transient = True
+
+    def __init__(self, what: str, hint: str = "", *, url: str = "") -> None:
+        super().__init__(what, hint)
+        #: What to open in a browser.
+        self.url = url
+
+
 class CertificateUntrusted(QvpnError):
     """The gateway's certificate is not the one we trust, or not valid now."""
 

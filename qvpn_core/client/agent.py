@@ -94,6 +94,8 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
             tunnel.disconnect()
             await over.wait()
             return control.Done()
+        case control.SignInRequest(seconds=seconds):
+            return control.SignInReply(await tunnel.sign_in(seconds))
         case control.ExplainRequest(destination=destination):
             try:
                 explanation = tunnel.explain(ip_address(destination))

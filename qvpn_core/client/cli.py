@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import msgspec
 
-from qvpn_core.client import control, instance, profiles
+from qvpn_core.client import control, instance, profiles, sign_in
 from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
@@ -394,6 +394,8 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what the tunnel does", allow_abbrev=False)
     status.set_defaults(run=_status)
     status.add_argument("--json", action="store_true", help="one JSON document")
+
+    sign_in.add_parser(commands)
 
     routes_ = commands.add_parser("routes", help="what uses the tunnel")
     route_commands = routes_.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)

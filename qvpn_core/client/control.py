@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -44,6 +45,13 @@ class ExplainRequest(msgspec.Struct, frozen=True, tag="explain", tag_field="comm
     destination: str
 
 
+class SignInRequest(msgspec.Struct, frozen=True, tag="sign-in", tag_field="command"):
+    """Let a browser out to the captive portal; answered by SignInReply."""
+
+    #: For so many seconds.
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=600)]
+
+
 class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="reply"):
     """What the tunnel does."""
 
@@ -58,6 +66,13 @@ class ExplainReply(msgspec.Struct, frozen=True, tag="explain", tag_field="reply"
     words: str
 
 
+class SignInReply(msgspec.Struct, frozen=True, tag="sign-in", tag_field="reply"):
+    """A browser gets out now."""
+
+    #: What to open in it.
+    url: str
+
+
 class Done(msgspec.Struct, frozen=True, tag="done", tag_field="reply"):
     """It is done."""
 
@@ -70,8 +85,8 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
     hint: str = ""
 
 
-Request = StatusRequest | DownRequest | ExplainRequest
-Reply = StatusReply | ExplainReply | Done | Refusal
+Request = StatusRequest | DownRequest | ExplainRequest | SignInRequest
+Reply = StatusReply | ExplainReply | SignInReply | Done | Refusal
 Answer = Callable[[Request], Awaitable[Reply]]
 
 _requests = msgspec.json.Decoder(Request)

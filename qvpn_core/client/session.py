@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_interface, ip_network
 from typing import NoReturn
 
@@ -19,8 +19,10 @@ from qvpn_core.auth.concealed import Origin, authenticate
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.captive import Portal, find_portal
 from qvpn_core.client.dns_policy import choose_dns
 from qvpn_core.client.explain import warnings
+from qvpn_core.client.moving import Mover, first_to_end
 from qvpn_core.client.planner import (
     GatewayOffer,
     RoutePolicy,
@@ -35,7 +37,10 @@ from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
+    CaptivePortal,
     GatewayRefused,
+    GatewayUnreachable,
+    NameNotResolved,
     QvpnError,
     TunnelLost,
     TunUnavailable,
@@ -47,8 +52,8 @@ from qvpn_core.net.dns.plan import DnsPlan
 from qvpn_core.net.plan import KillSwitch, NetworkPlan
 from qvpn_core.net.survey import Survey, survey
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.dial import RequestMaker, connect
-from qvpn_core.transport.interface import HttpTunnel, Request
+from qvpn_core.transport.dial import RequestMaker, connect, resolve
+from qvpn_core.transport.interface import Address, HttpTunnel, Request
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
@@ -125,6 +130,7 @@ class Session:
         profile: Profile,
         policy: RoutePolicy,
         attachment: Attachment,
+        mover: Mover,
         *,
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
@@ -135,6 +141,7 @@ class Session:
         self._attachment = attachment
         self._kill_switch_mode = kill_switch
         self._survey = Survey()
+        self._mover = mover
         self._on_up = on_up
         self._link = _Link()
         self._tun: Tun | None = None
@@ -149,8 +156,11 @@ class Session:
         """
         await self._look_around()
         await self._attachment.prepare(self._kill_switch())
-        with self._attachment.watched(self._link.over):
+        with self._attachment.watched(self._helper_lost):
             await self._run()
+
+    def _helper_lost(self, error: QvpnError) -> None:
+        self._link.over(error)  # of the attempt that is under way then
 
     async def _run(self) -> NoReturn:
         tunnel = self._link.tunnel = await self._connect()
@@ -162,7 +172,7 @@ class Session:
             datapath.start(self._own_addresses())
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
-            await self._follow(tunnel, tun, datapath)
+            await first_to_end(self._follow(tunnel, tun, datapath), self._mover.follow(tunnel))
         finally:
             if self._link.datapath is not None:
                 self._link.datapath.close()
@@ -209,17 +219,51 @@ class Session:
         return f"{self._names}, by {state.backend}: {state.reason}"
 
     async def _connect(self) -> HttpTunnel:
-        profile = self.profile
-        return await connect(
-            profile.host,
-            profile.port,
-            trust=profile.trust,
-            request=await self._request(),
-            handler=self._link,
-            addresses=await self._known_addresses(),
-            socket_factory=self._attachment.open_socket,
-            tickets=TicketFile(profile.name),
-        )
+        profile, around = self.profile, self._mover.surroundings
+        request = await self._request()
+
+        async def dial() -> HttpTunnel:
+            self._link = _Link()  # what another attempt was told does not count
+            return await connect(
+                profile.host,
+                profile.port,
+                trust=profile.trust,
+                request=request,
+                handler=self._link,
+                addresses=around.addresses,
+                socket_factory=self._attachment.open_socket,
+                tickets=TicketFile(profile.name),
+            )
+
+        try:
+            if not around.addresses:
+                around.addresses = tuple(await self._find(profile.host))
+            return await self._mover.connect(dial)
+        except (GatewayUnreachable, NameNotResolved) as error:
+            portal = await find_portal(self._attachment.open_socket, self._find)
+            if portal is None:
+                raise
+            raise self._behind(portal) from error
+
+    async def _find(self, host: str) -> Sequence[str]:
+        """The addresses of a host outside the tunnel. Raises NameNotResolved."""
+        if not self._shut_in:
+            return await resolve(host, self.profile.port)
+        from qvpn_core.client.resolve import resolve as resolve_past
+
+        return await resolve_past(host, self._attachment.open_socket)
+
+    @property
+    def _shut_in(self) -> bool:
+        """Whether routes or a kill switch of ours stop what other programs send."""
+        return self._attachment.plan is not None or self._attachment.kill_switch is not None
+
+    def _behind(self, portal: Portal) -> CaptivePortal:
+        what = "this network lets nobody out before they have signed in"
+        hint = f"open {portal.url} in a browser, then run qvpn up again"
+        if self._shut_in:
+            hint = f"run qvpn sign-in, and open {portal.url} in a browser"
+        return CaptivePortal(what, hint, url=portal.url)
 
     async def _request(self) -> RequestMaker:
         """What makes the request, once there is a connection to sign for. Raises KeyUnavailable."""
@@ -252,17 +296,6 @@ class Session:
             log.warning("the gateway's next key is not remembered: %s", error)
         else:
             log.info("the gateway announced its next key")
-
-    async def _known_addresses(self) -> tuple[str, ...]:
-        """The gateway's addresses while our routes or kill switch stop what would find its name."""
-        plan = self._attachment.plan
-        if plan is not None:
-            return tuple(str(address) for address, _port in plan.endpoints)
-        if self._attachment.kill_switch is None:
-            return ()
-        from qvpn_core.client.resolve import resolve  # a third of a second that others save
-
-        return await resolve(self.profile.host, self._attachment.open_socket)
 
     async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
         """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
@@ -324,7 +357,11 @@ class Session:
             log.warning("the machine's network cannot be seen: %s", error)
 
     def _system(self, tunnel: HttpTunnel | None = None) -> SystemState:
-        endpoints = () if tunnel is None else (tunnel.peer,)
+        endpoints: tuple[Address, ...] = ()
+        if tunnel is not None:
+            # All of them: the next session may have to use another.
+            addresses = self._mover.surroundings.addresses
+            endpoints = (tunnel.peer, *((address, self.profile.port) for address in addresses))
         return SystemState(endpoints, self._survey.attached, self._survey.rules_before)
 
     def _kill_switch(self) -> KillSwitch | None:

@@ -213,9 +213,14 @@ class Machine:
         self._keep_time(event, before, now)
         return Transition(event, before, after, actions)
 
+    def retry_within(self, seconds: float, now: float) -> None:
+        """Shorten a pause that is longer than that."""
+        if self.retry_at is not None:
+            self.retry_at = min(self.retry_at, now + seconds)
+
     def _keep_time(self, event: Event, before: State, now: float) -> None:
-        if event is Event.CONNECT:
-            self._attempt = 0
+        if event in (Event.CONNECT, Event.NETWORK_UP):
+            self._attempt = 0  # what failed on another network says nothing about this one
         elif event is Event.SESSION_UP:
             self._connected_at = now
         elif before is State.CONNECTED and self.state is State.RECONNECTING:

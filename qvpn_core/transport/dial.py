@@ -1,13 +1,14 @@
 """The client's end of a QUIC connection: `connect` opens a tunnel, `fetch` asks for a resource.
 
-Thin: a socket, a keepalive, and the translation of failures into words. HTTP/3 and everything else
-that is timed is in `http3.py`; the gateway's end is in `listen.py`.
+Thin: a socket and its successors, a keepalive, and the translation of failures into words. HTTP/3
+and everything else that is timed is in `http3.py`; the gateway's end is in `listen.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -43,9 +44,10 @@ from qvpn_core.transport.interface import (
     Request,
     TunnelHandler,
 )
+from qvpn_core.transport.liveness import Liveness, Step
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpSocket, address_text
+from qvpn_core.transport.udp import UdpPath, UdpSocket, address_text
 
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
@@ -56,6 +58,8 @@ StageHandler = Callable[[str], None]
 RequestMaker = Callable[[Exporter], Request]
 
 _T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
 
 
 async def open_socket(family: int, kind: int) -> socket.socket:
@@ -69,16 +73,21 @@ _BAD_CERTIFICATE = _TLS_ALERT + 42
 _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 section 6.2
 
 
+#: Seconds for which packets that were under way to a socket are still read after a move.
+_FORMER_SECONDS = 2.0
+
+
 class _Dial:
     """A client's connection with its socket and keepalive."""
 
     def __init__(
         self,
-        sock: UdpSocket,
-        peer: NetworkAddress,
+        path: UdpPath,
+        address: tuple[int, NetworkAddress],
         host: str,
         trust: Trust,
         tickets: TicketJar | None,
+        socket_factory: SocketFactory,
     ) -> None:
         configuration = settings.client_configuration(host, trust)
         #: The pin under which the connection that is resumed was made.
@@ -94,42 +103,54 @@ class _Dial:
         )
         self._tickets = tickets
         self._loop = asyncio.get_running_loop()
-        self._socket = sock
-        self._peer = peer
+        self._path = path
+        self._former: UdpPath | None = None
+        self._address = address
+        self._socket_factory = socket_factory
         self._trust = trust
         self._keepalive: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
+        self._one_move = asyncio.Lock()
+        self._trying: asyncio.Task[None] | None = None
         #: Why the connection ended, once it has.
         self.end: asyncio.Future[QvpnError] = self._loop.create_future()
         self.http = Http3Connection(
-            quic, self._send, on_end=self._on_end, blocked=lambda: sock.blocked
+            quic, self._send, on_end=self._on_end, blocked=lambda: self._path.sock.blocked
         )
         self.http.on_handshake = self._check_pin
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self.http.on_silence = self._on_silence
+        self.http.rebind = self.rebind
+        self._loop.add_reader(path.sock.fileno(), self._readable, path)
+
+    @property
+    def peer(self) -> str:
+        """The gateway's address and port as people write them."""
+        return address_text(self._path)
 
     def start(self) -> None:
         """Send the first flight."""
-        self.http.quic.connect(self._peer, self._loop.time())
+        self.http.quic.connect(self._path, self._loop.time())
         self.http.flush()
         self._keepalive = self._loop.call_later(settings.KEEPALIVE, self._keep_alive)
 
-    def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
-        if address != self._peer:
-            return []  # a connected socket; a server's preferred address is not followed
-        refused = self._socket.send(datagrams, None, None)
-        if self._socket.blocked:
-            self._loop.add_writer(self._socket.fileno(), self._writable)
+    def _send(self, datagrams: Sequence[bytes], path: NetworkAddress) -> list[int]:
+        if not isinstance(path, UdpPath) or path.sock.fileno() < 0:
+            return []  # a server's preferred address, which is not followed; a path of before
+        refused = path.sock.send(datagrams, None, None)
+        if path is self._path and path.sock.blocked:
+            self._loop.add_writer(path.sock.fileno(), self._writable, path)
         return refused
 
-    def _writable(self) -> None:
-        self._socket.flush()
-        if not self._socket.blocked:
-            self._loop.remove_writer(self._socket.fileno())
+    def _writable(self, path: UdpPath) -> None:
+        path.sock.flush()
+        if not path.sock.blocked:
+            self._loop.remove_writer(path.sock.fileno())
             self.http.transmit_datagrams()
 
-    def _readable(self) -> None:
+    def _readable(self, path: UdpPath) -> None:
         now = self._loop.time()
         try:
-            received = self._socket.receive()
+            received = path.sock.receive()
         except OSError as error:
             # Only believed before the handshake: anybody can forge ICMP.
             if not self.http.quic.established and error.errno in (
@@ -139,14 +160,72 @@ class _Dial:
             ):
                 self._finish(
                     GatewayUnreachable(
-                        f"nothing answers at {address_text(self._peer)}"
-                        f" ({os.strerror(error.errno)})",
+                        f"nothing answers at {self.peer} ({os.strerror(error.errno)})",
                         "check the address and that the gateway runs",
                     )
                 )
             return
-        self.http.receive([data for data, _sender, _local in received], self._peer, now)
+        self.http.receive([data for data, _sender, _local in received], path, now)
         self.http.flush()
+
+    # Moving
+
+    async def rebind(self, slept: float) -> bool:
+        """See `interface.HttpTunnel.rebind`."""
+        silence = self._loop.time() - self.http.quic.last_received
+        if silence + slept >= settings.IDLE_TIMEOUT or not await self._move():
+            return False
+        if self.http.liveness is not None:
+            self.http.liveness.restart()
+        return True
+
+    async def _move(self) -> bool:
+        async with self._one_move:
+            if not self.http.quic.may_migrate():
+                return False
+            path = await _open_path(*self._address, self._socket_factory)
+            if not self.http.quic.may_migrate():  # it ended meanwhile
+                path.sock.close()
+                return False
+            self._forget_former()
+            self._former, self._path = self._path, path
+            self._loop.remove_writer(self._former.sock.fileno())
+            self._forgetting = self._loop.call_later(_FORMER_SECONDS, self._forget_former)
+            self._loop.add_reader(path.sock.fileno(), self._readable, path)
+            self.http.migrate(path)
+            return True
+
+    def _forget_former(self) -> None:
+        former, self._former = self._former, None
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        if former is not None:
+            self._close_socket(former)
+
+    def _close_socket(self, path: UdpPath) -> None:
+        if path.sock.fileno() >= 0:
+            self._loop.remove_reader(path.sock.fileno())
+            self._loop.remove_writer(path.sock.fileno())
+            self._loop.call_soon(path.sock.close)
+
+    def _on_silence(self, step: Step) -> None:
+        if step is Step.REBIND:
+            if self._trying is None:
+                self._trying = asyncio.create_task(self._try_another_socket())
+            return
+        silence = self._loop.time() - self.http.quic.last_received
+        error = TunnelLost(f"no answer from the gateway for {silence:.0f} seconds")
+        self.http.give_up(error)
+        self._finish(error)
+
+    async def _try_another_socket(self) -> None:
+        try:
+            await self._move()
+        except QvpnError as error:
+            log.debug("no other socket: %s", error)  # the silence goes on, and ends the session
+        finally:
+            self._trying = None
 
     def _new_ticket(self, ticket: SessionTicket) -> None:
         assert self._tickets is not None
@@ -162,7 +241,7 @@ class _Dial:
             self.http.quic.close(error_code=_BAD_CERTIFICATE, reason_phrase="")
             self._finish(
                 CertificateUntrusted(
-                    f"the gateway at {address_text(self._peer)} does not have the pinned key",
+                    f"the gateway at {self.peer} does not have the pinned key",
                     "somebody may be in between; ask the administrator for the gateway's pin",
                 )
             )
@@ -179,7 +258,7 @@ class _Dial:
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
         usable = self.http.ready.exception() is None
-        self._finish(lost(event) if usable else _handshake_error(event, self._peer))
+        self._finish(lost(event) if usable else _handshake_error(event, self._path))
 
     def _finish(self, error: QvpnError) -> None:
         self.fail(error)
@@ -189,10 +268,10 @@ class _Dial:
         if self._keepalive is not None:
             self._keepalive.cancel()
             self._keepalive = None
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
-            self._loop.call_soon(self._socket.close)
+        if self._trying is not None:
+            self._trying.cancel()
+        self._forget_former()
+        self._close_socket(self._path)
 
     def fail(self, error: QvpnError) -> None:
         """The tunnel ended before its owner had it: whoever waits for it is told."""
@@ -275,6 +354,11 @@ async def connect(
     raise failure
 
 
+async def resolve(host: str, port: int) -> tuple[str, ...]:
+    """A host's addresses, in the resolver's order. Raises NameNotResolved."""
+    return tuple(address[0] for _family, address in await _resolve(host, port))
+
+
 async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -312,6 +396,7 @@ async def _connect_to(
         )
         if not await _unless_ended(dial, dial.http.path_usable):
             raise too_narrow()
+        dial.http.liveness = Liveness()
         wrapped.open = True
         return tunnel
 
@@ -357,6 +442,22 @@ async def fetch(
     raise failure
 
 
+async def _open_path(
+    family: int, address: NetworkAddress, socket_factory: SocketFactory
+) -> UdpPath:
+    """A socket of its own to an address. Raises GatewayUnreachable, and what the factory raises."""
+    sock = await socket_factory(family, socket.SOCK_DGRAM)
+    try:
+        sock.connect(address)
+        return UdpPath(address[0], address[1], UdpSocket(sock))
+    except OSError as error:
+        sock.close()
+        raise GatewayUnreachable(
+            f"cannot send to {address_text(address)} ({error.strerror})",
+            "check this machine's network connection",
+        ) from error
+
+
 @asynccontextmanager
 async def _dialled(
     family: int,
@@ -372,20 +473,11 @@ async def _dialled(
 
     `timeout` seconds are for all of it.
     """
-    sock = await socket_factory(family, socket.SOCK_DGRAM)
+    path = await _open_path(family, address, socket_factory)
     try:
-        sock.connect(address)
-        udp = UdpSocket(sock)
-    except OSError as error:
-        sock.close()
-        raise GatewayUnreachable(
-            f"cannot send to {address_text(address)} ({error.strerror})",
-            "check this machine's network connection",
-        ) from error
-    try:
-        dial = _Dial(udp, address, host, trust, tickets)
+        dial = _Dial(path, (family, address), host, trust, tickets, socket_factory)
     except (OSError, ValueError) as error:
-        udp.close()
+        path.sock.close()
         why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
         raise UsageError(
             f"cannot read the certification authorities in {trust.ca_file} ({why})",

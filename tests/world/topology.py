@@ -128,6 +128,32 @@ class World:
             "link set eth0 up", "addr flush dev eth0 scope global", *_lan_host(0, number)
         )
 
+    def add_cable(self) -> None:
+        """Give the client a second link to the router, eth1 in the second LAN, without routes.
+
+        For a world without a second client, whose LAN that is.
+        """
+        lan = plan.LANS[1]
+        self.router.ip(
+            f"link add lan1 type veth peer name eth1 netns {self.client.name}",
+            "link set lan1 up",
+            f"addr add {lan.router4}/24 dev lan1",
+            f"addr add {lan.router6}/64 dev lan1 nodad",
+        )
+        self.client.ip(
+            "link set eth1 up",
+            f"addr add {lan.client4()}/24 dev eth1",
+            f"addr add {lan.client6()}/64 dev eth1 nodad",
+        )
+
+    def use_cable(self) -> None:
+        """Make the second link the client's way out."""
+        lan = plan.LANS[1]
+        self.client.ip(
+            f"route replace default via {lan.router4} dev eth1",
+            f"route replace ::/0 via {lan.router6} dev eth1",
+        )
+
     def unplug_client(self) -> None:
         """Take the carrier from the client's interface; its addresses and routes stay."""
         self.router.set_link("lan0", up=False)

@@ -109,6 +109,29 @@ def test_a_network_that_comes_up_ends_the_pause_at_once() -> None:
     assert machine.retry_at is None
 
 
+def test_another_network_starts_the_back_off_afresh() -> None:
+    """What failed on the train says nothing about the office."""
+    machine = machine_in(State.RECONNECTING)
+    for _ in range(8):
+        machine.handle(Event.RETRY_DUE, 0.0)
+        machine.handle(Event.SESSION_LOST, 0.0)
+    assert machine.retry_at == MAX_DELAY
+    machine.handle(Event.NETWORK_UP, 0.0)
+    machine.handle(Event.SESSION_LOST, 0.0)
+    assert machine.retry_at == 0.5
+
+
+def test_a_pause_can_be_shortened_and_not_prolonged() -> None:
+    machine = machine_in(State.RECONNECTING)
+    machine.retry_within(60.0, 0.0)
+    assert machine.retry_at == 0.5
+    machine.retry_within(0.2, 0.0)
+    assert machine.retry_at == 0.2
+    machine.handle(Event.RETRY_DUE, 0.2)
+    machine.retry_within(0.1, 0.2)
+    assert machine.retry_at is None, "no timer runs beside an attempt"
+
+
 def test_disconnecting_ends_only_when_nothing_is_left_whatever_the_session_still_says() -> None:
     machine = machine_in(State.DISCONNECTING)
     for late in (Event.SESSION_UP, Event.SESSION_LOST, Event.SESSION_REJECTED, Event.DISCONNECT):
