@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ class Desk(Machine):
         """Write polkit's rules, and have it read them."""
         self.run("sh", "-c", "cat > /etc/polkit-1/rules.d/10-test.rules", input=text)
         if self.polkitd is not None:
-            self.stop(self.polkitd)
+            self.stop(self.polkitd, signal.SIGKILL)
             self.start_polkitd()
 
     def as_user(self, user: str, argv: Sequence[str]) -> list[str]:

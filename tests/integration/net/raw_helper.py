@@ -1,4 +1,4 @@
-"""The helper's process at the end of a bare socket: what a client says to it, and what a foe can."""
+"""The helper's process at the end of a bare socket: what a client says, and what a foe can."""
 
 from __future__ import annotations
 
