@@ -70,8 +70,9 @@ UNKNOWN: Final = Way(0, None, None, 0)
 def find_way(peer: str, mark: int = FWMARK) -> Way | None:
     """The way that a packet with `mark` to `peer` (an address) takes; None when there is none.
 
-    There is none without a route, or through a link without carrier. In a sandbox without rtnetlink
-    it is always `UNKNOWN`. Raises ValueError for what is no address.
+    There is none without a route, through a link without carrier, or from an address that is only
+    good on its link (no lease yet). In a sandbox without rtnetlink it is always `UNKNOWN`. Raises
+    ValueError for what is no address.
     """
     address = ip_address(peer.partition("%")[0])
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -90,7 +91,7 @@ def find_way(peer: str, mark: int = FWMARK) -> Way | None:
                 + _attribute(_RTA_MARK, _U32.pack(mark)),
             )
             found = _read_route(route) if route is not None else None
-            if found is None:
+            if found is None or (_only_local(found[1]) and not _only_local(address)):
                 return None
             link = _ask(
                 netlink,
@@ -102,6 +103,10 @@ def find_way(peer: str, mark: int = FWMARK) -> Way | None:
     except OSError:
         return None
     return None if carriers is None else Way(*found, carriers)
+
+
+def _only_local(address: IPAddress | None) -> bool:
+    return address is not None and address.is_link_local
 
 
 def _ask(netlink: socket.socket, kind: int, body: bytes) -> bytes | None:

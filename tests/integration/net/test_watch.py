@@ -89,6 +89,21 @@ def test_whatever_changes_the_way_is_news_and_changes_the_answer(
     assert (after is None) == change.startswith(("no", "a rule"))
 
 
+@pytest.mark.parametrize("peer", [PEER4, PEER6])
+def test_an_address_of_the_link_only_leads_nowhere(host: Namespace, peer: str) -> None:
+    """What is left without a lease or an advertised prefix, with a default route still there."""
+    if peer == PEER4:
+        host.ip("addr flush dev a0 scope global", "addr add 169.254.7.7/16 dev a0 scope link",
+                "route add default dev a0")  # fmt: skip
+    else:
+        host.run(["ip", "-6", "addr", "flush", "dev", "a0", "scope", "global"])
+        host.run(["ip", "-6", "addr", "flush", "dev", "a1", "scope", "global"])
+        host.ip("route replace ::/0 via fe80::fe dev a0")
+    assert way(host, peer) is None
+    own = "169.254.9.9" if peer == PEER4 else "fe80::9"
+    assert way(host, own) is not None
+
+
 def test_a_cable_that_is_pulled_is_no_way_and_comes_back_as_another(host: Namespace) -> None:
     """The network behind it may be another one with equal addresses."""
     before = way(host, PEER4)
