@@ -690,7 +690,6 @@ class TunnelConnection(QuicConnection):
         """
         return self._unanswered_since if self._ack_eliciting_sent_since_receipt else None
 
-    @property
     def probe_timeout(self) -> float:
         """Seconds after which an answer is late (RFC 9002 section 6.2.1)."""
         return self._loss.get_probe_timeout()

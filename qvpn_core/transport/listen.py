@@ -229,20 +229,21 @@ class QuicListener:
         by_id = self._by_id
         id_end = 1 + settings.CONNECTION_ID
         path: UdpPath | None = None
+        last: _Accepted | None = None  # whose packet came before on the same path
         for data, sender, local in received:
             if path is None or path.to is not sender or path.local != local:
                 path = UdpPath(sender[0], sender[1], sock, sender, local)
+                last = None
             if data and data[0] & 0x80:
                 accepted = self._long_header(data, path)
             else:
                 accepted = by_id.get(data[1:id_end])
             if accepted is None:
                 continue
-            batch = batches.get((accepted, path))
-            if batch is None:
-                batches[accepted, path] = [data]
-            else:
-                batch.append(data)
+            if accepted is not last:
+                batch = batches.setdefault((accepted, path), [])
+                last = accepted
+            batch.append(data)
         for (accepted, path), batch in batches.items():
             accepted.http.receive(batch, path, now)
         for accepted in {accepted for accepted, _path in batches}:

@@ -11,6 +11,7 @@ It judges silence only. It sends nothing, opens nothing, and never sees a packet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -47,25 +48,27 @@ class Liveness:
         self._due = 0.0
         self._interval = INTERVAL
 
-    def due(self, since: float | None, probe_timeout: float) -> float | None:
+    def due(self, since: float | None, probe_timeout: Callable[[], float]) -> float | None:
         """When to call `step`; None while there is nothing to wait for.
 
         `since` is when the peer was first asked for what it has not answered, None when it owes
-        nothing; `probe_timeout` is how long an answer usually takes at most.
+        nothing; `probe_timeout` tells how long an answer usually takes at most. Asked for each
+        packet that is sent, so it is only called when a silence begins.
         """
         if since != self._since:
             self._since = since
             if since is not None:
                 self._asked = 0
-                self._interval = max(INTERVAL, probe_timeout / 2)
-                self._due = since + max(PATIENCE, 2 * probe_timeout)
+                usual = probe_timeout()
+                self._interval = max(INTERVAL, usual / 2)
+                self._due = since + max(PATIENCE, 2 * usual)
         return None if since is None else self._due
 
     def restart(self) -> None:
         """Count anew: what went unanswered was asked on another path."""
         self._since = None
 
-    def step(self, now: float, since: float | None, probe_timeout: float) -> Step:
+    def step(self, now: float, since: float | None, probe_timeout: Callable[[], float]) -> Step:
         """What to do at `now`."""
         due = self.due(since, probe_timeout)
         if due is None or now < due:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,20 @@ from qvpn_core.transport.liveness import (
     Step,
 )
 
-FAST = 0.03  # the probe timeout of a near peer
-SLOW = 0.6  # of one that is half a second away
+
+def fast() -> float:
+    """The probe timeout of a near peer."""
+    return 0.03
 
 
-def silence(liveness: Liveness, since: float, probe_timeout: float) -> list[tuple[float, Step]]:
+def slow() -> float:
+    """That of one that is half a second away."""
+    return 0.6
+
+
+def silence(
+    liveness: Liveness, since: float, probe_timeout: Callable[[], float]
+) -> list[tuple[float, Step]]:
     """What happens, and when, while a peer stays silent for good."""
     steps: list[tuple[float, Step]] = []
     while not steps or steps[-1][1] is not Step.GIVE_UP:
@@ -34,12 +44,12 @@ def silence(liveness: Liveness, since: float, probe_timeout: float) -> list[tupl
 
 def test_a_peer_that_owes_nothing_is_left_alone() -> None:
     liveness = Liveness()
-    assert liveness.due(None, FAST) is None
-    assert liveness.step(1e9, None, FAST) is Step.WAIT
+    assert liveness.due(None, fast) is None
+    assert liveness.step(1e9, None, fast) is Step.WAIT
 
 
 def test_a_dead_path_gets_questions_then_another_socket_then_the_end() -> None:
-    steps = [step for _, step in silence(Liveness(), 100.0, FAST)]
+    steps = [step for _, step in silence(Liveness(), 100.0, fast)]
     assert steps.count(Step.REBIND) == 1
     assert steps.index(Step.REBIND) == REBIND_AFTER - 1
     assert steps[:-1].count(Step.ASK) == GIVE_UP_AFTER - 1
@@ -47,28 +57,28 @@ def test_a_dead_path_gets_questions_then_another_socket_then_the_end() -> None:
 
 
 def test_a_near_peer_is_given_up_within_three_seconds_and_a_far_one_has_longer() -> None:
-    near = silence(Liveness(), 100.0, FAST)[-1][0]
-    far = silence(Liveness(), 100.0, SLOW)[-1][0]
+    near = silence(Liveness(), 100.0, fast)[-1][0]
+    far = silence(Liveness(), 100.0, slow)[-1][0]
     assert near == pytest.approx(PATIENCE + GIVE_UP_AFTER * INTERVAL)
     assert near < 3.0
-    assert far > 6 * SLOW
+    assert far > 6 * slow()
 
 
 def test_any_answer_begins_a_new_count() -> None:
     liveness = Liveness()
-    first = [step for _, step in silence(liveness, 100.0, FAST)]
-    assert [step for _, step in silence(liveness, 200.0, FAST)] == first
-    assert liveness.due(None, FAST) is None
-    assert [step for _, step in silence(liveness, 300.0, FAST)] == first
+    first = [step for _, step in silence(liveness, 100.0, fast)]
+    assert [step for _, step in silence(liveness, 200.0, fast)] == first
+    assert liveness.due(None, fast) is None
+    assert [step for _, step in silence(liveness, 300.0, fast)] == first
 
 
 def test_another_path_begins_a_new_count_although_the_debt_is_old() -> None:
     liveness = Liveness()
-    silence(liveness, 100.0, FAST)
+    silence(liveness, 100.0, fast)
     liveness.restart()
     asked = 0
     now = 110.0
-    while liveness.step(now, 100.0, FAST) is not Step.GIVE_UP:
+    while liveness.step(now, 100.0, fast) is not Step.GIVE_UP:
         asked += 1
         now += INTERVAL
     assert asked >= GIVE_UP_AFTER
@@ -80,7 +90,7 @@ def test_time_that_passes_unasked_proves_nothing(probe_timeout: float, pauses: l
     liveness, now, asked = Liveness(), 50.0, 0
     for pause in pauses:
         now += pause
-        step = liveness.step(now, 50.0, probe_timeout)
+        step = liveness.step(now, 50.0, lambda: probe_timeout)
         asked += step in (Step.ASK, Step.REBIND)
         if step is Step.GIVE_UP:
             assert asked == GIVE_UP_AFTER
@@ -99,16 +109,16 @@ def test_a_fifth_of_all_packets_lost_over_half_a_second_is_alive() -> None:
         if dice.random() < 0.64:
             answers.append(now + round_trip)
         while True:
-            due = liveness.due(since, SLOW)
+            due = liveness.due(since, slow)
             assert due is not None
             if answers and min(answers) <= due:
                 now = min(answers)
                 break
-            step = liveness.step(due, since, SLOW)
+            step = liveness.step(due, since, slow)
             if step is Step.GIVE_UP:
                 gave_up += 1
                 break
             if dice.random() < 0.64:
                 answers.append(due + round_trip)
-        liveness.due(None, SLOW)
+        liveness.due(None, slow)
     assert gave_up == 0
