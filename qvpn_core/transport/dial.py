@@ -12,7 +12,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
@@ -58,6 +59,14 @@ RequestMaker = Callable[[Exporter], Request]
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a gateway: its family, and what `socket.connect` takes."""
+
+    family: int
+    address: NetworkAddress
+
+
 async def open_socket(family: int, kind: int) -> socket.socket:
     """The plain `SocketFactory`, for whoever needs no mark."""
     return socket.socket(family, kind | socket.SOCK_CLOEXEC)
@@ -69,8 +78,8 @@ _BAD_CERTIFICATE = _TLS_ALERT + 42
 _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 section 6.2
 
 
-class _Dial:
-    """A client's connection with its socket and keepalive."""
+class QuicDial:
+    """A client's connection with its socket and keepalive; see `race.Connection`."""
 
     def __init__(
         self,
@@ -199,6 +208,53 @@ class _Dial:
         if not self.end.done():
             self.end.set_result(error)
 
+    async def open(
+        self,
+        request: Request | RequestMaker,
+        handler: TunnelHandler,
+        on_stage: StageHandler = lambda stage: None,
+    ) -> HttpTunnel:
+        """Ask for a tunnel; the connection closes with it. Raises as `connect`."""
+        if not isinstance(request, Request):
+            request = request(self.http.quic.export_keying_material)
+        on_stage("authenticating")
+        wrapped = ClosingHandler(handler, self)
+        asking = asyncio.ensure_future(self.http.request(request, wrapped))
+        tunnel = await self._answered(asking)
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+        wrapped.open = True
+        return tunnel
+
+    async def fetch(
+        self, make: Callable[[Exporter], tuple[Request, bytes]], limit: int
+    ) -> Response:
+        """Make one ordinary request, then close. Raises as the function `fetch`."""
+        request, body = make(self.http.quic.export_keying_material)
+        response = await self._answered(
+            asyncio.ensure_future(self.http.fetch(request, body, limit))
+        )
+        self.close()
+        return response
+
+    async def proven(self) -> None:
+        """Wait until the path carries what a tunnel needs. Raises PathTooNarrow, TunnelLost."""
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+
+    async def is_gateway(self) -> bool:
+        """Wait for the handshake and the peer's settings: whether it takes tunnels."""
+        return await self._unless_ended(self.http.ready)
+
+    async def _answered(self, answer: asyncio.Future[_T]) -> _T:
+        try:
+            return await self._unless_ended(answer)
+        except Refused as refused:
+            raise refusal(refused.status) from None
+
+    async def _unless_ended(self, wanted: asyncio.Future[_T]) -> _T:
+        return await unless_ended(self.end, wanted)
+
     def close(self, reason: str = "") -> None:
         """Tell the peer, and give everything back."""
         if not self.http.quic.ended:
@@ -207,7 +263,13 @@ class _Dial:
         self._release()
 
 
-class _ClosingHandler:
+class _Dial(Protocol):
+    def close(self) -> None: ...
+
+    def fail(self, error: QvpnError) -> None: ...
+
+
+class ClosingHandler:
     """Forwards to the owner's handler, and closes the connection when its only tunnel ends.
 
     An end before `open` is set is the failure of `connect`, and not told to the handler.
@@ -231,51 +293,8 @@ class _ClosingHandler:
             self._dial.fail(error or TunnelLost("the gateway closed the tunnel at once"))
 
 
-async def connect(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    addresses: Sequence[str] = (),
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-    on_stage: StageHandler = lambda stage: None,
-    tickets: TicketJar | None = None,
-) -> HttpTunnel:
-    """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
-
-    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). `addresses` of
-    an earlier session spare the resolver, which may itself be behind the tunnel; the certificate
-    is checked against `host` all the same. Closing the tunnel closes its connection. With `tickets`
-    the handshake is shorter when the gateway remembers the last one.
-
-    Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
-    GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
-    `closed` is called only for a tunnel that was returned.
-    """
-    on_stage("resolving")
-    endpoints = [
-        endpoint for name in addresses or (host,) for endpoint in await _resolve(name, port)
-    ]
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        remaining = deadline - asyncio.get_running_loop().time()
-        share = remaining / (len(endpoints) - index)
-        try:
-            return await _connect_to(
-                family, address, host, trust, request, handler, share, socket_factory, on_stage,
-                tickets,
-            )  # fmt: skip
-        except GatewayUnreachable as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
+async def resolve(host: str, port: int) -> list[Endpoint]:
+    """The addresses of a gateway, the resolver's first choice first. Raises NameNotResolved."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
@@ -285,94 +304,26 @@ async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
             f"cannot find the address of {host}", "check the name and this machine's DNS"
         ) from error
     unique = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
-    return [(family, address) for family, address in unique]
-
-
-async def _connect_to(
-    family: int,
-    address: NetworkAddress,
-    host: str,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    timeout: float,
-    socket_factory: SocketFactory,
-    on_stage: StageHandler,
-    tickets: TicketJar | None,
-) -> HttpTunnel:
-    async with _dialled(
-        family, address, host, trust, timeout, socket_factory, on_stage, tickets
-    ) as dial:
-        if not isinstance(request, Request):
-            request = request(dial.http.quic.export_keying_material)
-        on_stage("authenticating")
-        wrapped = _ClosingHandler(handler, dial)
-        tunnel = await _unless_ended(
-            dial, asyncio.ensure_future(dial.http.request(request, wrapped))
-        )
-        if not await _unless_ended(dial, dial.http.path_usable):
-            raise too_narrow()
-        wrapped.open = True
-        return tunnel
-
-
-async def fetch(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    make: Callable[[Exporter], tuple[Request, bytes]],
-    limit: int,
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-) -> Response:
-    """Make one ordinary request with its content on a connection of its own.
-
-    `limit` bounds the answer's content in bytes. Raises as `connect` does, and ProtocolViolation
-    for a longer answer, and TunnelLost when the connection ends before the answer: the request may
-    have been acted upon.
-    """
-    endpoints = await _resolve(host, port)
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
-        sent = False
-        try:
-            async with _dialled(
-                family, address, host, trust, share, socket_factory, lambda stage: None, None
-            ) as dial:
-                request, body = make(dial.http.quic.export_keying_material)
-                sent = True
-                response = await _unless_ended(
-                    dial, asyncio.ensure_future(dial.http.fetch(request, body, limit))
-                )
-                dial.close()
-                return response
-        except GatewayUnreachable as error:
-            if sent:
-                raise
-            failure = failure or error
-    assert failure is not None
-    raise failure
+    return [Endpoint(family, address) for family, address in unique]
 
 
 @asynccontextmanager
-async def _dialled(
-    family: int,
-    address: NetworkAddress,
+async def dialled(
+    endpoint: Endpoint,
     host: str,
     trust: Trust,
     timeout: float,
     socket_factory: SocketFactory,
     on_stage: StageHandler,
     tickets: TicketJar | None,
-) -> AsyncIterator[_Dial]:
+) -> AsyncIterator[QuicDial]:
     """A connection that is ready for requests; it is closed when what is done inside fails.
 
-    `timeout` seconds are for all of it.
+    `timeout` seconds are for all of it. Raises GatewayUnreachable, CertificateUntrusted,
+    GatewayRefused, UsageError.
     """
-    sock = await socket_factory(family, socket.SOCK_DGRAM)
+    address = endpoint.address
+    sock = await socket_factory(endpoint.family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
         udp = UdpSocket(sock)
@@ -383,19 +334,15 @@ async def _dialled(
             "check this machine's network connection",
         ) from error
     try:
-        dial = _Dial(udp, address, host, trust, tickets)
+        dial = QuicDial(udp, address, host, trust, tickets)
     except (OSError, ValueError) as error:
         udp.close()
-        why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
-        raise UsageError(
-            f"cannot read the certification authorities in {trust.ca_file} ({why})",
-            "give an existing PEM file",
-        ) from error
+        raise authorities_error(trust, error) from error
     try:
         on_stage("handshake")
         dial.start()
         async with asyncio.timeout(timeout):
-            if not await _unless_ended(dial, dial.http.ready):
+            if not await dial.is_gateway():
                 raise GatewayRefused(
                     f"the server at {address_text(address)} offers no IP tunnels",
                     "check that the address is that of a qvpn gateway",
@@ -407,26 +354,33 @@ async def _dialled(
             f"no answer from {address_text(address)} within {timeout:.0f} seconds",
             "check the address, that the gateway runs, and that UDP is not blocked",
         ) from None
-    except Refused as refused:
-        dial.close()
-        raise _refusal(refused.status) from None
     except BaseException:
         dial.close()
         raise
 
 
-async def _unless_ended(dial: _Dial, wanted: asyncio.Future[_T]) -> _T:
+async def unless_ended(end: asyncio.Future[QvpnError], wanted: asyncio.Future[_T]) -> _T:
     """The result of `wanted`, unless the connection ends first: then its reason is raised."""
     try:
-        await asyncio.wait((wanted, dial.end), return_when=asyncio.FIRST_COMPLETED)
-        if dial.end.done():
-            raise dial.end.result()
+        await asyncio.wait((wanted, end), return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            raise end.result()
         return wanted.result()
     finally:
         wanted.cancel()
 
 
-def _refusal(status: int | None) -> QvpnError:
+def authorities_error(trust: Trust, error: OSError | ValueError) -> UsageError:
+    """What to say when the certification authorities cannot be read."""
+    why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
+    return UsageError(
+        f"cannot read the certification authorities in {trust.ca_file} ({why})",
+        "give an existing PEM file",
+    )
+
+
+def refusal(status: int | None) -> QvpnError:
+    """What a gateway means that answers a request for a tunnel with `status`, None for a reset."""
     if status in (401, 403, 404, 405, 407):
         # A gateway shows callers without a valid credential an ordinary web site.
         return AuthenticationFailed(
