@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.profiles import TransportChoice
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
@@ -42,6 +44,7 @@ class Launch(msgspec.Struct, frozen=True):
     mode: RouteMode
     destinations: tuple[str, ...]
     excluded: tuple[str, ...]
+    transport: TransportChoice
 
     def policy(self) -> RoutePolicy:
         """The route policy. Raises UsageError."""
@@ -56,14 +59,17 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    name: str, policy: RoutePolicy, on_change: Callable[[Tunnel, Change], None] | None = None
+    name: str,
+    policy: RoutePolicy,
+    transport: TransportChoice,
+    on_change: Callable[[Tunnel, Change], None] | None = None,
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(profiles.load(name), policy)
+    tunnel = Tunnel(replace(profiles.load(name), transport=transport), policy)
     over = asyncio.Event()
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
@@ -219,7 +225,7 @@ def main() -> int:
     _log_to_file()
     try:
         launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
-        asyncio.run(run(launch.profile, launch.policy(), first_word.on_change))
+        asyncio.run(run(launch.profile, launch.policy(), launch.transport, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

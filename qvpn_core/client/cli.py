@@ -21,7 +21,7 @@ import msgspec
 
 from qvpn_core.client import control, instance, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.profiles import Profile, TransportChoice
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, PermissionMissing, QvpnError, UsageError
@@ -60,28 +60,28 @@ def _up(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PermissionMissing("qvpn up needs root for now", "run it with sudo")
     profile = profiles.load(arguments.profile)
-    if "tls" in (arguments.transport, profile.transport):
-        raise UsageError("the tls transport is not available yet", "use quic or auto")
+    transport = arguments.transport or profile.transport
     policy = _policy(arguments, profile)
     _refuse_second()
     # Not before it is needed: it brings asyncio and the whole transport.
     from qvpn_core.client import agent
 
     if arguments.foreground:
-        return _up_in_foreground(profile, policy)
+        return _up_in_foreground(profile, policy, transport)
     status = agent.start_detached(
         agent.Launch(
             profile.name,
             policy.mode,
             tuple(map(str, policy.destinations)),
             tuple(map(str, policy.excluded)),
+            transport,
         )
     )
     print(f"connected to {status.profile} ({status.gateway}) as {', '.join(status.addresses)}")
     return 0
 
 
-def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
+def _up_in_foreground(profile: Profile, policy: RoutePolicy, transport: TransportChoice) -> int:
     import asyncio
     import logging
 
@@ -96,7 +96,7 @@ def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
 
     logging.basicConfig(stream=sys.stderr, format="qvpn: %(message)s")
     logging.getLogger("qvpn").setLevel(logging.INFO)
-    asyncio.run(agent.run(profile.name, policy, on_change))
+    asyncio.run(agent.run(profile.name, policy, transport, on_change))
     return 0 if was_up else EXIT_INTERRUPTED
 
 
@@ -332,7 +332,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CIDR",
         help="but never these; any of the three options replaces the profile's routes",
     )
-    up.add_argument("--transport", choices=("auto", "quic", "tls"), default="auto")
+    up.add_argument(
+        "--transport",
+        choices=("auto", "quic", "tls"),
+        help="auto prefers QUIC and falls back to TLS on TCP; default: what the profile says",
+    )
     up.add_argument(
         "--foreground",
         action="store_true",

@@ -12,100 +12,45 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_interface
 from typing import NoReturn
 
 from qvpn_core.auth.concealed import Origin, authenticate
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.link import Link
+from qvpn_core.client.networks import Networks
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
 from qvpn_core.client.ticketfile import TicketFile
+from qvpn_core.client.uplink import Uplink
 from qvpn_core.datapath.aioquic import AioquicDatapath
-from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
-    GatewayRefused,
     GatewayUnreachable,
     PermissionMissing,
     QvpnError,
-    TunnelLost,
     TunUnavailable,
 )
-from qvpn_core.masque.address import AddressAssign
-from qvpn_core.masque.connect_ip import ConnectIpError, ConnectIpSession, Role
 from qvpn_core.masque.route import ranges_to_prefixes
 from qvpn_core.net.names import FWMARK
 from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.dial import RequestMaker, connect
-from qvpn_core.transport.interface import HttpTunnel, Request
+from qvpn_core.transport.dial import RequestMaker
+from qvpn_core.transport.interface import HttpTunnel, Request, TunnelCounters
+from qvpn_core.transport.race import Target, endpoints_of
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
 
-#: Seconds that a gateway gets to assign addresses unprompted before we ask. Some peers abort when
-#: asked, and every gateway that means to assign does so with its answer.
-UNPROMPTED = 1.0
-#: Seconds from the gateway's answer to addresses and routes.
-CONFIGURATION = 10.0
 #: Seconds between two looks whether the TUN still exists.
 DEVICE_CHECK = 5.0
 
-#: "Any one address" of each version (RFC 9484 section 4.7.2).
-_ANY_ADDRESS = (ip_network("0.0.0.0/32"), ip_network("::/128"))
-
-
-class _Link:
-    """The tunnel's handler: keeps what the peer says, wakes the session, passes packets on.
-
-    Events arrive as soon as the gateway accepts, which is before `connect` returns the tunnel.
-    """
-
-    def __init__(self) -> None:
-        self.connect_ip = ConnectIpSession(Role.CLIENT)
-        #: Set at any change below.
-        self.news = asyncio.Event()
-        self.tunnel: HttpTunnel | None = None
-        self.datapath: Datapath | None = None
-        #: Why the session is over, once it is.
-        self.end: QvpnError | None = None
-        #: The gateway answered a request for addresses with none.
-        self.refused = False
-
-    def capsule_data(self, data: bytes) -> None:
-        if self.end is not None:
-            return
-        try:
-            for event in self.connect_ip.receive(data):
-                if isinstance(event, AddressAssign):
-                    self.refused = bool(event.addresses) and not self.connect_ip.local_addresses
-        except ConnectIpError as error:
-            self._over(error)
-        self.news.set()
-
-    def capsule_end(self) -> None:
-        self._over(TunnelLost("the gateway ended the session"))
-
-    def packets(self, packets: list[bytes]) -> None:
-        if self.datapath is not None:
-            self.datapath.packets(packets)
-
-    def packet_too_big(self, packet: bytes, mtu: int) -> None:
-        if self.datapath is not None:
-            self.datapath.packet_too_big(packet, mtu)
-
-    def mtu_changed(self, mtu: int) -> None:
-        del mtu  # the session reads the latest from the tunnel
-        self.news.set()
-
-    def closed(self, error: QvpnError | None) -> None:
-        self._over(error or TunnelLost("the gateway closed the connection"))
-
-    def _over(self, error: QvpnError) -> None:
-        self.end = self.end or error  # the first reason is the cause of the others
-        self.news.set()
+#: Seconds for which a session whose tunnel ends waits for one that is being opened beside it.
+RESCUE = 5.0
+#: Seconds for which a tunnel that was replaced still receives what was under way.
+HANDOVER = 2.0
 
 
 class Session:
@@ -124,7 +69,11 @@ class Session:
         self._policy = policy
         self._attachment = attachment
         self._on_up = on_up
-        self._link = _Link()
+        self._link: Link | None = None
+        #: Replaced, and closed soon.
+        self._former: Link | None = None
+        #: What earlier tunnels of this session have moved and dropped.
+        self._past = TunnelCounters()
         self._tun: Tun | None = None
 
     async def run(self) -> NoReturn:
@@ -134,27 +83,31 @@ class Session:
         user ends it; the gateway is told either way.
         """
         await self._attachment.prepare()
-        tunnel = self._link.tunnel = await self._connect()
+        self._uplink = await self._ways()
+        link = self._link = await self._uplink.open()
         try:
-            self._learn_pins(tunnel)
-            await self._receive_configuration(tunnel)
-            tun = self._tun = await self._attachment.attach(self._plan(tunnel))
-            datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
-            datapath.start(self._own_addresses())
+            self._learn_pins(link.tunnel)
+            await link.configure()
+            tun = self._tun = await self._attachment.attach(self._plan(link))
+            self._carry(link, tun)
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
-            await self._follow(tunnel, tun, datapath)
+            while True:
+                await self._switch(await self._follow(self._link, tun), tun)
         finally:
             if self._link.datapath is not None:
                 self._link.datapath.close()
-            tunnel.close(_error_code(self._link.end))
+            for each in (self._former, self._link):
+                if each is not None:
+                    each.close()
 
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
         link, plan = self._link, self._attachment.plan
-        if link.tunnel is None or link.datapath is None or self._tun is None or plan is None:
+        if link is None or link.datapath is None or self._tun is None or plan is None:
             return Status()
-        tunnel, counters = link.tunnel, link.tunnel.counters
+        tunnel = link.tunnel
+        counters = _sum(self._past, tunnel.counters, link.datapath.counters.dropped)
         return Status(
             transport=tunnel.transport,
             datapath=link.datapath.name,
@@ -173,20 +126,17 @@ class Session:
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
-            drops={**counters.dropped, **link.datapath.counters.dropped},
+            drops=counters.dropped,
         )
 
-    async def _connect(self) -> HttpTunnel:
+    async def _ways(self) -> Uplink:
         profile = self.profile
-        return await connect(
-            profile.host,
-            profile.port,
-            trust=profile.trust,
-            request=await self._request(),
-            handler=self._link,
-            addresses=self._known_addresses(),
-            socket_factory=_marked_socket,
-            tickets=TicketFile(profile.name),
+        return Uplink(
+            Target(profile.host, profile.trust, _marked_socket, TicketFile(profile.name)),
+            await endpoints_of(profile.host, profile.port, self._known_addresses()),
+            profile.transport,
+            await self._request(),
+            Networks(profile.gateway),
         )
 
     async def _request(self) -> RequestMaker:
@@ -226,61 +176,78 @@ class Session:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
 
-    async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
-        """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
-        state = self._link.connect_ip
-        deadline = asyncio.get_running_loop().time() + CONFIGURATION
-        try:
-            async with asyncio.timeout(UNPROMPTED):
-                await self._until(lambda: bool(state.local_addresses))
-        except TimeoutError:
-            tunnel.send_capsules(state.request_addresses(_ANY_ADDRESS))
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._until(
-                    lambda: bool(state.local_addresses and state.peer_routes) or self._link.refused
-                )
-        except TimeoutError:
-            missing = "route" if state.local_addresses else "address"
-            raise GatewayRefused(
-                f"the gateway gave no {missing} within {CONFIGURATION:.0f} seconds",
-                "ask its administrator",
-            ) from None
-        if self._link.refused:
-            raise GatewayRefused("the gateway has no address for us", "ask its administrator")
+    def _carry(self, link: Link, tun: Tun) -> None:
+        """Move packets between the TUN and `link` from now on."""
+        datapath = link.datapath = AioquicDatapath(tun, link.tunnel)
+        datapath.start(self._own_addresses())
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait for the peer to make `condition` true. Raises when the tunnel ends first."""
-        while True:
-            self._link.news.clear()
-            if self._link.end is not None:
-                raise self._link.end
-            if condition():
-                return
-            await self._link.news.wait()
+    async def _follow(self, link: Link, tun: Tun) -> Link:
+        """Apply what the gateway and the path change, until there is a better link."""
+        better = asyncio.create_task(self._uplink.better(link), name="qvpn better transport")
+        better.add_done_callback(lambda _task: link.news.set())
+        try:
+            try:
+                await self._keep(link, tun, better)
+            except QvpnError:
+                if self._uplink.moving:
+                    await asyncio.wait([better], timeout=RESCUE)
+                if not better.done() or better.exception() is not None:
+                    raise
+            return better.result()
+        except BaseException:
+            # Nothing goes on behind the session's back, and nothing that was opened stays.
+            better.cancel()
+            await asyncio.wait([better])
+            if not better.cancelled() and better.exception() is None:
+                better.result().close()
+            raise
 
-    async def _follow(self, tunnel: HttpTunnel, tun: Tun, datapath: Datapath) -> NoReturn:
-        """Apply what the gateway and the path change, until the tunnel ends."""
-        while True:
+    async def _keep(self, link: Link, tun: Tun, better: asyncio.Task[Link]) -> None:
+        while not better.done():
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await self._until(lambda: self._plan(tunnel) != self._attachment.plan)
+                    await link.until(
+                        lambda: better.done() or self._plan(link) != self._attachment.plan
+                    )
             except TimeoutError:
                 _check_device(tun)
                 continue
-            plan = self._plan(tunnel)
-            await self._attachment.attach(plan)
-            datapath.set_addresses(self._own_addresses())
-            log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+            if not better.done():
+                await self._apply(link)
 
-    def _plan(self, tunnel: HttpTunnel) -> NetworkPlan:
-        state = self._link.connect_ip
+    async def _apply(self, link: Link) -> None:
+        plan = self._plan(link)
+        await self._attachment.attach(plan)
+        assert link.datapath is not None
+        link.datapath.set_addresses(self._own_addresses())
+        log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+
+    async def _switch(self, link: Link, tun: Tun) -> None:
+        """Go on over another link, under the same TUN and addresses."""
+        old, self._link = self._link, link
+        assert old is not None
+        assert old.datapath is not None
+        old.datapath.close()
+        self._past = _sum(self._past, old.tunnel.counters, old.datapath.counters.dropped)
+        self._carry(link, tun)
+        old.datapath = link.datapath  # what is under way on it arrives
+        if self._former is not None:
+            self._former.close()
+        self._former = old
+        asyncio.get_running_loop().call_later(HANDOVER, old.close)
+        log.info("moved from %s to %s", old.tunnel.transport, link.tunnel.transport)
+        self._learn_pins(link.tunnel)
+        await self._apply(link)
+
+    def _plan(self, link: Link) -> NetworkPlan:
+        state = link.connect_ip
         offer = GatewayOffer(
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
-        here = SystemState(endpoints=(tunnel.peer,))
-        return plan_network(self._policy, offer, here, tunnel.mtu)
+        # All of them: the next connection may be to another.
+        here = SystemState(endpoints=(link.tunnel.peer, *self._uplink.addresses))
+        return plan_network(self._policy, offer, here, link.tunnel.mtu)
 
     def _own_addresses(self) -> list[bytes]:
         plan = self._attachment.plan
@@ -319,6 +286,16 @@ def _check_device(tun: Tun) -> None:
         raise TunUnavailable(f"somebody removed the device {tun.name}", "run qvpn up again")
 
 
-def _error_code(end: QvpnError | None) -> int | None:
-    """The HTTP/3 error code that tells a peer of its own violation; None ends in order."""
-    return end.code if isinstance(end, ConnectIpError) else None
+def _sum(past: TunnelCounters, now: TunnelCounters, drops: dict[str, int]) -> TunnelCounters:
+    """What a session has moved and dropped so far; `drops` are those of the datapath."""
+    total = TunnelCounters(
+        past.tx_packets + now.tx_packets,
+        past.tx_bytes + now.tx_bytes,
+        past.rx_packets + now.rx_packets,
+        past.rx_bytes + now.rx_bytes,
+        dict(past.dropped),
+    )
+    for dropped in (now.dropped, drops):
+        for reason, count in dropped.items():
+            total.drop(reason, count)
+    return total

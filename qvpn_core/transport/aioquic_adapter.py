@@ -35,6 +35,7 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import CryptoContext, CryptoError, CryptoPair
@@ -151,6 +152,7 @@ class TunnelConnection(QuicConnection):
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
         self.last_received = 0.0  # when the last valid packet of the short way arrived
+        self._unanswered_since = 0.0
         self._key_update_at = KEY_UPDATE_PACKETS
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
@@ -397,6 +399,7 @@ class TunnelConnection(QuicConnection):
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
+            self._unanswered_since = now
         return Batch(packets, payloads, payload_bytes)
 
     def _ack_frame(self, space: QuicPacketSpace, room: int, now: float) -> bytes:
@@ -503,6 +506,25 @@ class TunnelConnection(QuicConnection):
             number += 1
             at += _SAMPLE
         return packets
+
+    # Silence
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the first packet was sent that asks for an answer and since which none came.
+
+        None when the peer owes nothing, or has sent anything since.
+        """
+        return self._unanswered_since if self._ack_eliciting_sent_since_receipt else None
+
+    def _flush_builder(
+        self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, peer_cid: bytes, now: float
+    ) -> list[tuple[bytes, NetworkAddress]]:
+        asked = self._ack_eliciting_sent_since_receipt
+        sent = super()._flush_builder(builder, network_path, peer_cid, now)
+        if self._ack_eliciting_sent_since_receipt and not asked:
+            self._unanswered_since = now
+        return sent
 
     # Receiving
 

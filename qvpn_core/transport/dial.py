@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -72,6 +72,7 @@ async def open_socket(family: int, kind: int) -> socket.socket:
     return socket.socket(family, kind | socket.SOCK_CLOEXEC)
 
 
+_MTU_SECONDS = 1.0  # for the path MTU, when nobody is in a hurry
 _TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
 _NO_APPLICATION_PROTOCOL = _TLS_ALERT + 120
 _BAD_CERTIFICATE = _TLS_ALERT + 42
@@ -238,9 +239,15 @@ class QuicDial:
         return response
 
     async def proven(self) -> None:
-        """Wait until the path carries what a tunnel needs. Raises PathTooNarrow, TunnelLost."""
+        """Wait until the path carries what a tunnel needs, and for its MTU if that comes soon.
+
+        Raises PathTooNarrow, TunnelLost.
+        """
         if not await self._unless_ended(self.http.path_usable):
             raise too_narrow()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MTU_SECONDS):
+                await self.http.path_known.wait()
 
     async def is_gateway(self) -> bool:
         """Wait for the handshake and the peer's settings: whether it takes tunnels."""

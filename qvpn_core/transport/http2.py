@@ -33,9 +33,9 @@ from h2.settings import SettingCodes, Settings
 
 from qvpn_core.errors import ProtocolViolation, QvpnError, TunnelLost
 from qvpn_core.transport import tls_settings
+from qvpn_core.transport.carrier import Carrier
 from qvpn_core.transport.http2_tunnel import Http2Request, Http2Tunnel
 from qvpn_core.transport.http3 import Refused, Response, parse_request
-from qvpn_core.transport.carrier import Carrier
 from qvpn_core.transport.interface import (
     H3_REQUEST_CANCELLED,
     Headers,
@@ -86,6 +86,7 @@ class _Stream:
     offset: int = 0
     #: Finish our side behind the last chunk.
     finish: bool = False
+    finished: bool = False
     peer_ended: bool = False
 
 
@@ -221,6 +222,8 @@ class Http2Connection:
         stream = self._streams.get(number)
         if stream is not None:
             stream.peer_ended = True
+            if stream.finished:
+                del self._streams[number]
             if stream.taker is not None:
                 stream.taker.end()
 
@@ -287,10 +290,13 @@ class Http2Connection:
         if not stream.finish:
             return False
         self._h2.end_stream(number)
+        stream.finish, stream.finished = False, True
         if stream.taker is None and not stream.peer_ended:
             # The rest of the request is not wanted (RFC 9113 section 8.1).
             self._h2.reset_stream(number, ErrorCodes.NO_ERROR)
-        del self._streams[number]
+            del self._streams[number]
+        elif stream.peer_ended:
+            del self._streams[number]
         return True
 
     def send(self, number: int, data: bytes) -> None:
@@ -396,9 +402,9 @@ class Http2Connection:
     ) -> None:
         """Ask for a resource with up to `limit` bytes of content."""
         number = self._ask(request, ())
+        self.take(number, _Fetch(limit, done))
         self.send(number, body)
         self.finish(number)
-        self.take(number, _Fetch(limit, done))
 
     def _ask(self, request: Request, more: Headers) -> int:
         number = self._h2.get_next_available_stream_id()

@@ -324,14 +324,19 @@ class _Runner(Generic[T]):
         """End every attempt, and every connection but the one that is kept."""
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for task in self._tasks:
-            if not task.cancelled():
-                task.exception()  # looked at: it has no say any more
-        for number, connection in self._connections.items():
-            if number != self._kept:
-                connection.close()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        except asyncio.CancelledError:
+            self._kept = None  # nobody gets the result any more
+            raise
+        finally:
+            for task in self._tasks:
+                if task.done() and not task.cancelled():
+                    task.exception()  # looked at: it has no say any more
+            for number, connection in self._connections.items():
+                if number != self._kept:
+                    connection.close()
 
 
 def _verdict(entries: Sequence[Entry], failures: dict[int, QvpnError]) -> QvpnError:

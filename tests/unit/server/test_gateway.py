@@ -20,7 +20,6 @@ from qvpn_core.masque.connect_ip import (
     Role,
     RouteAdvertisement,
 )
-from qvpn_core.transport.race import connect
 from qvpn_core.transport.interface import (
     H3_MESSAGE_ERROR,
     Headers,
@@ -30,6 +29,7 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.listeners import GatewayListener
+from qvpn_core.transport.race import connect
 from qvpn_core.transport.trust import Trust
 from qvpn_server import cli
 from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, StatusRequest
