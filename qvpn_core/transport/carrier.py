@@ -28,7 +28,7 @@ class Carrier(Protocol):
         """Seconds on a clock that never goes back."""
 
     def wake(self) -> None:
-        """`Speaker.pull` may have something."""
+        """`Speaker.pull` may have something. Never calls it at once from within the speaker."""
 
     def soon(self, callback: Callable[..., object], *arguments: Any) -> object:
         """Call back when what happens now is over."""

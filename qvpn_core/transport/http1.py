@@ -28,6 +28,8 @@ from qvpn_core.transport.interface import (
 
 log = logging.getLogger(__name__)
 
+_BITE = 4 << 10  # bytes between two looks whether a head has become too long
+
 
 class Http1Connection:
     """One connection at the gateway; a `carrier.Speaker`."""
@@ -44,22 +46,18 @@ class Http1Connection:
         self._has_content = False
         #: Bytes that arrived while an answer was under way.
         self._ahead = 0
-        self._receiving = False
         self.over = False
         self.answered = False
         self.last_request: float | None = None
 
     def receive(self, data: bytes) -> None:
-        self._receiving = True
-        try:
-            self._ahead = self._ahead + len(data) if self._content is not None else 0
-            if self._ahead > tls_settings.MAX_BUFFERED:
-                self.over = True  # asks on and on and takes no answers
+        self._ahead = self._ahead + len(data) if self._content is not None else 0
+        if self._ahead > tls_settings.MAX_BUFFERED:
+            self.over = True  # asks on and on and takes no answers
+        for at in range(0, len(data), _BITE):
             if not self.over:
-                self._h11.receive_data(data)
+                self._h11.receive_data(data[at : at + _BITE])
                 self._proceed()
-        finally:
-            self._receiving = False
         self.carrier.wake()
 
     def _proceed(self) -> None:
@@ -134,8 +132,6 @@ class Http1Connection:
         self.carrier.wake()
 
     def pull(self) -> bytes:
-        if self._receiving:
-            return b""  # `receive` wakes at its end
         if not self._out and self._content is not None:
             self._send_content(self._content)
         data, self._out = b"".join(self._out), []

@@ -114,7 +114,6 @@ class Http2Connection:
         self._wide = False
         self._streams: dict[int, _Stream] = {}
         self.tunnels: dict[int, Http2Tunnel] = {}
-        self._receiving = False
         self._tokens, self._refilled = tls_settings.FRAME_BURST, carrier.now()
         #: Nothing is received any more; what `pull` still has is the last.
         self.over = False
@@ -134,7 +133,6 @@ class Http2Connection:
 
     def receive(self, data: bytes) -> None:
         """Take plaintext. A breach of the protocol, or a flood, makes the connection `over`."""
-        self._receiving = True
         try:
             for at in range(0, len(data), _BITE):
                 if self.over:
@@ -147,8 +145,6 @@ class Http2Connection:
             log.exception("the connection with %s failed by a defect", self.carrier.peer)
             self._h2.close_connection(ErrorCodes.INTERNAL_ERROR)
             self._break_off(TunnelLost("the connection failed by a defect"))
-        finally:
-            self._receiving = False
         self.carrier.wake()
 
     def _handle(self, event: Event) -> None:
@@ -241,8 +237,6 @@ class Http2Connection:
 
     def pull(self) -> bytes:
         """The next plaintext to send, about a TLS record of it; empty when there is none now."""
-        if self._receiving:
-            return b""  # `receive` wakes at its end
         control = self._h2.data_to_send()
         if control or self.over:
             return control

@@ -60,6 +60,8 @@ class TlsStream:
         self._without_tls = without_tls
         self._backlog = b""
         self._finishing: asyncio.TimerHandle | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._busy = False
         self._closed = False
         self._why: QvpnError | None = None
         self.http: Speaker | None = None
@@ -101,19 +103,24 @@ class TlsStream:
     def wake(self) -> None:
         """Send what HTTP has, as long as the kernel takes it."""
         http = self.http
-        if http is None or self._closed or self._finishing is not None:
+        if http is None or self._busy or self._closed or self._finishing is not None:
             return
+        self._busy = True  # what happens meanwhile wakes in vain: it is pulled here
         try:
             while not self._backlog and (data := http.pull()):
                 self._channel.send(data)
                 self._write(self._channel.take())
         except TlsError as error:
             self.fail(TunnelLost(f"the connection failed ({error})"))
-            return
+        finally:
+            self._busy = False
         if self._channel.worn_out:
             self.fail(TunnelLost("the key of the connection is used up"))
         elif http.over and not self._backlog:
-            self.finish()
+            self._finish()
+        elif http.over and self._giving_up is None and not self._closed:
+            # It has still to take what was said before; not for ever.
+            self._giving_up = self._loop.call_later(self._linger, self._release)
 
     def _readable(self) -> None:
         for _ in range(_READS):
@@ -149,7 +156,10 @@ class TlsStream:
                 return
             self.wake()
         if plaintext and self.http is not None and not self._closed:
+            self._busy = True
             self.http.receive(plaintext)
+            self._busy = False
+            self.wake()
         if self._channel.ended:
             self.fail(TunnelLost("the peer closed the connection"))
 
@@ -190,7 +200,7 @@ class TlsStream:
         self._write(alert)
         self.fail(TunnelLost(f"TLS failed ({error})"))
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Say close_notify, and close when the peer has it."""
         if self._closed or self._finishing is not None:
             return
@@ -212,7 +222,10 @@ class TlsStream:
 
     def close(self) -> None:
         """End in order; the peer is told as far as the kernel takes it at once."""
-        if self.http is not None:
+        if self._busy:
+            self._loop.call_soon(self.close)  # what is about to be said comes first
+            return
+        if self.http is not None and not self._closed:
             self.http.close()  # wakes, and so finishes unless something waits
         self._release()
 
@@ -229,8 +242,9 @@ class TlsStream:
         if self._closed:
             return
         self._closed = True
-        if self._finishing is not None:
-            self._finishing.cancel()
+        for timer in (self._finishing, self._giving_up):
+            if timer is not None:
+                timer.cancel()
         descriptor = self._sock.fileno()
         self._loop.remove_reader(descriptor)
         self._loop.remove_writer(descriptor)
