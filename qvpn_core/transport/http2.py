@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -315,7 +316,8 @@ class Http2Connection:
     def reset(self, number: int, error: int) -> None:
         """Abandon a stream with an error code of HTTP/3, in both directions."""
         if self._streams.pop(number, None) is not None and not self.over:
-            self._h2.reset_stream(number, _ERRORS.get(error, ErrorCodes.PROTOCOL_ERROR))
+            with suppress(H2Error):  # the peer may have done the same already
+                self._h2.reset_stream(number, _ERRORS.get(error, ErrorCodes.PROTOCOL_ERROR))
             self.carrier.wake()
 
     def ping(self) -> None:
@@ -347,16 +349,17 @@ class Http2Connection:
         if stream is None or self.over:
             return  # nobody wants to hear it
         stream.taker = None
-        self._send_head(number, [(b":status", str(status).encode())], headers)
-        self.send(number, body)
-        self.finish(number)
+        if self._answer_head(number, [(b":status", str(status).encode())], headers):
+            self.send(number, body)
+            self.finish(number)
 
     def accept(self, number: int, handler: TunnelHandler, headers: Headers) -> Http2Tunnel | None:
         """Answer with 200 and open the tunnel; None when the peer has gone meanwhile."""
         if number not in self._streams or self.over:
             return None
         head = [(b":status", b"200"), (b"capsule-protocol", b"?1")]
-        self._send_head(number, head, headers)
+        if not self._answer_head(number, head, headers):
+            return None
         self._widen()
         self._h2.increment_flow_control_window(tls_settings.WINDOW - _DEFAULT_WINDOW, number)
         tunnel = self._open(number, handler)
@@ -368,6 +371,15 @@ class Http2Connection:
         """Hand what arrives on a stream to `taker`."""
         if number in self._streams:
             self._streams[number].taker = taker
+
+    def _answer_head(self, number: int, head: list[tuple[bytes, bytes]], headers: Headers) -> bool:
+        """Whether the peer still wants an answer: it may have taken the request back already."""
+        try:
+            self._send_head(number, head, headers)
+        except H2Error:
+            self._streams.pop(number, None)
+            return False
+        return True
 
     # The client's end
 

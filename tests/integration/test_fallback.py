@@ -175,6 +175,25 @@ def test_udp_that_dies_in_mid_session_and_returns_interrupts_no_connection(
     client.down()
 
 
+def test_a_download_with_full_packets_survives_the_change(vpn: Vpn, client: VpnClient) -> None:
+    """Its segments were agreed on for QUIC's MTU, which is more than the TUN has on TLS."""
+    client.up()
+    assert transport(client) == "quic"
+    vpn.world.relay.set(rate=20_000_000)
+    done: list[probes.Transfer] = []
+    loading = threading.Thread(
+        target=lambda: done.append(probes.download(client.host, plan.ALPHA.v4, 12 << 20))
+    )
+    loading.start()
+    until(lambda: client.peek()["rx_bytes"] > 1 << 20, "it has begun")
+    vpn.world.relay.set(block_udp=True)
+    until(lambda: transport(client) == "tls", "it falls back")
+    loading.join()
+    assert done[0].size == 12 << 20
+    assert client.peek()["rx_bytes"] > 12 << 20, "counted over both transports"
+    client.down()
+
+
 def test_a_gateway_that_stops_tells_a_session_on_tls_at_once(vpn: Vpn, client: VpnClient) -> None:
     with leaves_nothing(client.host):
         client.up("--transport", "tls")

@@ -264,6 +264,26 @@ def test_rapid_resets_end_the_connection() -> None:
     assert len(world.ours._h2._closed_streams) <= 256
 
 
+@pytest.mark.parametrize("head", [GET, CONNECT])
+def test_a_request_that_is_taken_back_at_once_hurts_nobody(head: list[tuple[str, str]]) -> None:
+    def answer(incoming: IncomingRequest) -> None:
+        if incoming.request.protocol:
+            server(incoming)
+        else:
+            incoming.respond(200, (), b"page")
+
+    server = AcceptingServer()
+    world = World(answer)
+    stream = world.peer.get_next_available_stream_id()
+    world.peer.send_headers(stream, head)
+    world.peer.reset_stream(stream)
+    world.ours.receive(world.peer.data_to_send())  # both in one piece
+    world.exchange()
+    assert not world.ours.over
+    assert world.ours._streams == {}
+    assert all(handler.closings for handler in server.handlers)
+
+
 def test_a_browser_is_not_taken_for_a_flood() -> None:
     world = World(lambda incoming: incoming.respond(200, (), b"page"))
     for _ in range(60):
