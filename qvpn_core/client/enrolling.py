@@ -29,7 +29,7 @@ from qvpn_core.client import keys, profiles
 from qvpn_core.client.profiles import Profile
 from qvpn_core.errors import GatewayUnreachable, NameNotResolved, QvpnError, TunnelLost
 from qvpn_core.transport.interface import Request
-from qvpn_core.transport.race import fetch
+from qvpn_core.transport.reach import fetch
 from qvpn_core.transport.trust import Trust, parse_pin
 
 #: Statuses under which the gateway's answer is about the invite.

@@ -39,7 +39,7 @@ from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import RequestMaker
 from qvpn_core.transport.interface import HttpTunnel, Request, TunnelCounters
-from qvpn_core.transport.race import Target, endpoints_of
+from qvpn_core.transport.reach import Target, endpoints_of
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")

@@ -19,7 +19,8 @@ from qvpn_core.client.profiles import TransportChoice
 from qvpn_core.errors import QvpnError
 from qvpn_core.transport.dial import Endpoint, RequestMaker
 from qvpn_core.transport.interface import TransportName
-from qvpn_core.transport.race import HEAD_START, Connection, Target, reach, schedule
+from qvpn_core.transport.race import HEAD_START, schedule
+from qvpn_core.transport.reach import Connection, Target, reach
 
 log = logging.getLogger("qvpn.transport")
 
@@ -74,7 +75,7 @@ class Uplink:
         return [(each.address[0], each.address[1]) for each in self._endpoints]
 
     async def open(self) -> Link:
-        """The first link, not configured yet. Raises as `race.connect`."""
+        """The first link, not configured yet. Raises as `reach.connect`."""
         both = len(self._transports) > 1
         blocked = both and await asyncio.to_thread(self._networks.udp_was_blocked)
         entries = schedule(self._endpoints, self._transports, 0.0 if blocked else HEAD_START)
@@ -158,5 +159,9 @@ class Uplink:
         return link
 
     async def _remember(self, link: Link) -> None:
-        # Off the loop: a disk may take its time, and packets must not.
-        await asyncio.to_thread(self._networks.note, link.tunnel.transport)
+        try:
+            # Off the loop: a disk may take its time, and packets must not.
+            await asyncio.to_thread(self._networks.note, link.tunnel.transport)
+        except BaseException:
+            link.close()
+            raise

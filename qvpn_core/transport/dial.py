@@ -1,4 +1,4 @@
-"""The client's end of a QUIC connection: `connect` opens a tunnel, `fetch` asks for a resource.
+"""The client's end of a QUIC connection, which waits to be asked; `reach.py` does.
 
 Thin: a socket, a keepalive, and the translation of failures into words. HTTP/3 and everything else
 that is timed is in `http3.py`; the gateway's end is in `listen.py`.
@@ -80,7 +80,7 @@ _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 sectio
 
 
 class QuicDial:
-    """A client's connection with its socket and keepalive; see `race.Connection`."""
+    """A client's connection with its socket and keepalive; see `reach.Connection`."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class QuicDial:
         handler: TunnelHandler,
         on_stage: StageHandler = lambda stage: None,
     ) -> HttpTunnel:
-        """Ask for a tunnel; the connection closes with it. Raises as `connect`."""
+        """Ask for a tunnel; the connection closes with it. Raises as `reach.connect`."""
         if not isinstance(request, Request):
             request = request(self.http.quic.export_keying_material)
         on_stage("authenticating")
@@ -230,7 +230,7 @@ class QuicDial:
     async def fetch(
         self, make: Callable[[Exporter], tuple[Request, bytes]], limit: int
     ) -> Response:
-        """Make one ordinary request, then close. Raises as the function `fetch`."""
+        """Make one ordinary request, then close. Raises as `reach.fetch`."""
         request, body = make(self.http.quic.export_keying_material)
         response = await self._answered(
             asyncio.ensure_future(self.http.fetch(request, body, limit))
@@ -279,7 +279,7 @@ class _Dial(Protocol):
 class ClosingHandler:
     """Forwards to the owner's handler, and closes the connection when its only tunnel ends.
 
-    An end before `open` is set is the failure of `connect`, and not told to the handler.
+    An end before `open` is set is the failure of `open`, and not told to the handler.
     """
 
     def __init__(self, handler: TunnelHandler, dial: _Dial) -> None:

@@ -15,7 +15,7 @@ import h11
 from qvpn_core.errors import QvpnError
 from qvpn_core.transport import tls_settings
 from qvpn_core.transport.carrier import Carrier
-from qvpn_core.transport.http2_tunnel import Body
+from qvpn_core.transport.http2_streams import Body
 from qvpn_core.transport.interface import (
     Address,
     Headers,

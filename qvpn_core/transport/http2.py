@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -35,6 +34,7 @@ from h2.settings import SettingCodes, Settings
 from qvpn_core.errors import ProtocolViolation, QvpnError, TunnelLost
 from qvpn_core.transport import tls_settings
 from qvpn_core.transport.carrier import Carrier
+from qvpn_core.transport.http2_streams import Answer, Fetch, Fields, StreamLost, Taker, text_fields
 from qvpn_core.transport.http2_tunnel import Http2Request, Http2Tunnel
 from qvpn_core.transport.http3 import Refused, Response, parse_request
 from qvpn_core.transport.interface import (
@@ -52,28 +52,6 @@ _DEFAULT_WINDOW = 65535  # RFC 9113 section 6.9.2
 
 #: HTTP/3's codes, in which users of a tunnel speak, in HTTP/2's (RFC 9113 section 7).
 _ERRORS = {H3_REQUEST_CANCELLED: ErrorCodes.CANCEL}
-
-Fields = Sequence[tuple[bytes, bytes]]
-
-
-class _StreamLost(TunnelLost):
-    """The peer reset one stream; the connection lives."""
-
-
-class Taker(Protocol):
-    """Who takes what arrives on a stream."""
-
-    def headers(self, fields: Fields) -> None:
-        """At the client: a final answer's head."""
-
-    def data(self, data: bytes) -> None:
-        """The next bytes."""
-
-    def end(self) -> None:
-        """The peer finished its side."""
-
-    def lost(self, error: QvpnError) -> None:
-        """The stream, or the whole connection, is gone."""
 
 
 @dataclass(slots=True)
@@ -175,7 +153,7 @@ class Http2Connection:
                 pass
             case StreamReset(stream_id=number, error_code=code) if number is not None:
                 words = f"the peer reset the tunnel (HTTP/2 error {int(code or 0):#x})"
-                self._lose(number, _StreamLost(words))
+                self._lose(number, StreamLost(words))
             case RemoteSettingsChanged(changed_settings=changed):
                 if self.takes_tunnels is None:
                     setting = changed.get(SettingCodes.ENABLE_CONNECT_PROTOCOL)
@@ -394,10 +372,10 @@ class Http2Connection:
 
         def opened(fields: Fields) -> None:
             tunnel = self._open(number, handler)
-            tunnel.response_headers = _text(fields)
+            tunnel.response_headers = text_fields(fields)
             done(tunnel)
 
-        self.take(number, _Answer(opened, lambda status: done(Refused(status)), done))
+        self.take(number, Answer(opened, lambda status: done(Refused(status)), done))
 
     def fetch(
         self,
@@ -408,7 +386,7 @@ class Http2Connection:
     ) -> None:
         """Ask for a resource with up to `limit` bytes of content."""
         number = self._ask(request, ())
-        self.take(number, _Fetch(limit, done))
+        self.take(number, Fetch(limit, done))
         self.send(number, body)
         self.finish(number)
 
@@ -449,59 +427,6 @@ class Http2Connection:
             self._h2.increment_flow_control_window(tls_settings.WINDOW - _DEFAULT_WINDOW)
 
 
-class _Answer:
-    """Waits for the answer to a request for a tunnel."""
-
-    def __init__(
-        self,
-        opened: Callable[[Fields], None],
-        refused: Callable[[int | None], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self._opened, self._refused, self._failed = opened, refused, failed
-
-    def headers(self, fields: Fields) -> None:
-        status = int(dict(fields)[b":status"])
-        if status < 300:
-            self._opened(fields)
-        else:
-            self._refused(status)
-
-    def data(self, data: bytes) -> None:
-        pass  # the page that comes with a refusal
-
-    def end(self) -> None:
-        pass
-
-    def lost(self, error: QvpnError) -> None:
-        self._failed(Refused(None) if isinstance(error, _StreamLost) else error)
-
-
-class _Fetch:
-    """Gathers an answer with its content."""
-
-    def __init__(self, limit: int, done: Callable[[Response | Exception], None]) -> None:
-        self._limit, self._done = limit, done
-        self._fields: Fields = ()
-        self._body = b""
-
-    def headers(self, fields: Fields) -> None:
-        self._fields = fields
-
-    def data(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > self._limit:
-            self._done(ProtocolViolation("the answer is too long"))
-            self._body = b""
-
-    def end(self) -> None:
-        status = int(dict(self._fields)[b":status"])
-        self._done(Response(status, _text(self._fields), self._body))
-
-    def lost(self, error: QvpnError) -> None:
-        self._done(Refused(None) if isinstance(error, _StreamLost) else error)
-
-
 def _local_settings(client: bool) -> dict[SettingCodes, int]:
     common = {SettingCodes.MAX_HEADER_LIST_SIZE: tls_settings.MAX_HEADERS}
     if client:
@@ -519,11 +444,3 @@ def _raw(fields: object) -> list[tuple[bytes, bytes]]:
     """Fields of an event, which are bytes without a header encoding."""
     assert isinstance(fields, list)
     return [(bytes(name), bytes(value)) for name, value in fields]
-
-
-def _text(fields: Fields) -> Headers:
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in fields
-        if not name.startswith(b":")
-    )

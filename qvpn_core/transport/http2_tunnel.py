@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qvpn_core.errors import QvpnError, TunnelLost
 from qvpn_core.masque.capsule import CapsuleError
 from qvpn_core.masque.datagram_capsule import DatagramSplitter, datagram_head
+from qvpn_core.transport.http2_streams import Body, Fields
 from qvpn_core.transport.http3 import TOO_BIG
 from qvpn_core.transport.interface import (
     Address,
@@ -25,7 +26,7 @@ from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
 from qvpn_core.transport.tls_settings import alt_svc
 
 if TYPE_CHECKING:
-    from qvpn_core.transport.http2 import Fields, Http2Connection
+    from qvpn_core.transport.http2 import Http2Connection
 
 
 class Http2Tunnel:
@@ -185,33 +186,3 @@ class Http2Request:
             gone = TunnelLost("the peer cancelled its request")
             self._connection.carrier.soon(tunnel.ended, gone)
         return tunnel
-
-
-class Body:
-    """Gathers a request's content up to `limit` bytes, then calls `done`, once."""
-
-    def __init__(self, limit: int, done: Callable[[bytes | None], None]) -> None:
-        self._limit = limit
-        self._done: Callable[[bytes | None], None] | None = done
-        self._data = b""
-
-    def headers(self, fields: Fields) -> None:
-        pass
-
-    def data(self, data: bytes) -> None:
-        if self._done is None:
-            return
-        self._data += data
-        if len(self._data) > self._limit:
-            self._finish(None)
-
-    def end(self) -> None:
-        self._finish(self._data)
-
-    def lost(self, error: QvpnError) -> None:
-        self._done = None  # there is nobody left to answer
-
-    def _finish(self, body: bytes | None) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(body)

@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 class TlsDial:
-    """A client's connection; see `race.Connection`."""
+    """A client's connection; see `reach.Connection`."""
 
     def __init__(
         self, sock: socket.socket, endpoint: Endpoint, host: str, trust: Trust, known: Authorities
@@ -125,7 +125,7 @@ class TlsDial:
         handler: TunnelHandler,
         on_stage: StageHandler = lambda stage: None,
     ) -> HttpTunnel:
-        """Ask for a tunnel; the connection closes with it. Raises as `dial.connect`."""
+        """Ask for a tunnel; the connection closes with it. Raises as `reach.connect`."""
         assert self.http is not None
         if not isinstance(request, Request):
             request = request(self._channel.export_keying_material)
@@ -138,7 +138,7 @@ class TlsDial:
         return tunnel
 
     async def fetch(self, make: Callable[..., tuple[Request, bytes]], limit: int) -> Response:
-        """Make one ordinary request, then close. Raises as `dial.fetch`."""
+        """Make one ordinary request, then close. Raises as `reach.fetch`."""
         assert self.http is not None
         request, body = make(self._channel.export_keying_material)
         answer: asyncio.Future[Response] = self._loop.create_future()

@@ -32,7 +32,7 @@ from qvpn_core.transport import admission, settings
 from qvpn_core.transport.dial import Endpoint, dialled, open_socket
 from qvpn_core.transport.http3 import Http3Tunnel, Response
 from qvpn_core.transport.interface import Request
-from qvpn_core.transport.race import connect, fetch
+from qvpn_core.transport.reach import connect, fetch
 from qvpn_server.admin_protocol import RevokeRequest
 from tests.unit.server.test_gateway import PATH, Client, World, running
 

@@ -26,7 +26,7 @@ from qvpn_core.net.links import Kernel
 from qvpn_core.net.plan import Route
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.interface import HttpTunnel, Request
-from qvpn_core.transport.race import connect
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import RecordingHandler
 from tests.world import Namespace, plan, probes, snapshot

@@ -29,7 +29,7 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.listeners import GatewayListener
-from qvpn_core.transport.race import connect
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from qvpn_server import cli
 from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, StatusRequest

@@ -20,7 +20,7 @@ from aioquic.quic.events import ProtocolNegotiated, QuicEvent
 
 from qvpn_core.transport.interface import Address, HttpTunnel, IncomingRequest, Request
 from qvpn_core.transport.listen import QuicListener
-from qvpn_core.transport.race import connect
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import CONNECT_IP, Identity, RecordingHandler
 

@@ -40,7 +40,7 @@ from qvpn_core.transport.interface import (
     IncomingRequest,
 )
 from qvpn_core.transport.listen import QuicListener
-from qvpn_core.transport.race import connect
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (
     CONNECT_IP,

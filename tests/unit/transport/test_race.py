@@ -22,9 +22,9 @@ from qvpn_core.transport.race import (
     STAGGER,
     Entry,
     Race,
-    connect,
     schedule,
 )
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.tls_listen import TlsListener
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (

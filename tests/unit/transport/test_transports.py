@@ -29,7 +29,7 @@ from qvpn_core.transport.interface import (
     TransportName,
 )
 from qvpn_core.transport.listeners import GatewayListener
-from qvpn_core.transport.race import connect, fetch
+from qvpn_core.transport.reach import connect, fetch
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (
     CONNECT_IP,
