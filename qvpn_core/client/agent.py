@@ -16,14 +16,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
-from qvpn_core.client.planner import RoutePolicy
-from qvpn_core.client.states import KillSwitchMode, State
+from qvpn_core.client.profiles import Profile
+from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
 from qvpn_core.errors import QvpnError, UsageError
@@ -39,17 +40,14 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    name: str,
-    policy: RoutePolicy,
-    kill_switch: KillSwitchMode = "off",
-    on_change: Callable[[Tunnel, Change], None] | None = None,
+    wish: control.Wish, on_change: Callable[[Tunnel, Change], None] | None = None
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(profiles.load(name), policy, kill_switch)
+    tunnel = Tunnel(_profile(wish), wish.policy(), wish.kill_switch)
     over = asyncio.Event()
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
@@ -65,6 +63,10 @@ async def run(
                     raise
                 finally:
                     over.set()
+
+
+def _profile(wish: control.Wish) -> Profile:
+    return replace(profiles.load(wish.profile), transport=wish.transport)
 
 
 async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
@@ -88,7 +90,7 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
                     f"profile {tunnel.profile.name!r} is {tunnel.state} already",
                     "end it first: qvpn down",
                 )
-            await tunnel.connect(profiles.load(wish.profile), wish.policy(), wish.kill_switch)
+            await tunnel.connect(_profile(wish), wish.policy(), wish.kill_switch)
             return control.StatusReply(tunnel.status())
         case control.ExplainRequest(destination=destination):
             try:
@@ -215,7 +217,7 @@ def main() -> int:
     _log_to_file()
     try:
         wish = msgspec.json.decode(sys.stdin.buffer.read(), type=control.Wish)
-        asyncio.run(run(wish.profile, wish.policy(), wish.kill_switch, first_word.on_change))
+        asyncio.run(run(wish, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

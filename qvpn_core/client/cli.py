@@ -21,7 +21,7 @@ import msgspec
 
 from qvpn_core.client import control, instance, profiles, sign_in
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.profiles import Profile, TransportChoice
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(arguments: argparse.Namespace) -> int:
     profile = profiles.load(arguments.profile)
-    if "tls" in (arguments.transport, profile.transport):
-        raise UsageError("the tls transport is not available yet", "use quic or auto")
+    transport: TransportChoice = arguments.transport or profile.transport
     policy = _policy(arguments, profile)
     kill_switch: KillSwitchMode = arguments.kill_switch or profile.kill_switch
     wish = control.Wish(
@@ -72,6 +71,7 @@ def _up(arguments: argparse.Namespace) -> int:
         tuple(map(str, policy.destinations)),
         profiles.excluded_words(policy),
         kill_switch,
+        transport,
     )
     if _is_blocked():
         if arguments.foreground:
@@ -83,7 +83,7 @@ def _up(arguments: argparse.Namespace) -> int:
     from qvpn_core.client import agent
 
     if arguments.foreground:
-        return _up_in_foreground(profile, policy, kill_switch)
+        return _up_in_foreground(wish)
     return _connected(agent.start_detached(wish))
 
 
@@ -96,7 +96,7 @@ def _connected(status: Status) -> int:
     return 0
 
 
-def _up_in_foreground(profile: Profile, policy: RoutePolicy, kill_switch: KillSwitchMode) -> int:
+def _up_in_foreground(wish: control.Wish) -> int:
     import asyncio
     import logging
 
@@ -111,7 +111,7 @@ def _up_in_foreground(profile: Profile, policy: RoutePolicy, kill_switch: KillSw
 
     logging.basicConfig(stream=sys.stderr, format="qvpn: %(message)s")
     logging.getLogger("qvpn").setLevel(logging.INFO)
-    asyncio.run(agent.run(profile.name, policy, kill_switch, on_change))
+    asyncio.run(agent.run(wish, on_change))
     return 0 if was_up else EXIT_INTERRUPTED
 
 
@@ -388,7 +388,11 @@ def _parser() -> argparse.ArgumentParser:
         help="whether what belongs into the tunnel is blocked while it is not up: until qvpn down, "
         "or always, until qvpn unlock; instead of the profile's",
     )
-    up.add_argument("--transport", choices=("auto", "quic", "tls"), default="auto")
+    up.add_argument(
+        "--transport",
+        choices=("auto", "quic", "tls"),
+        help="auto prefers QUIC and falls back to TLS on TCP; default: what the profile says",
+    )
     up.add_argument(
         "--foreground",
         action="store_true",

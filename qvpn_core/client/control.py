@@ -19,6 +19,7 @@ import msgspec
 
 from qvpn_core.client import paths, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.profiles import TransportChoice
 from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.errors import PermissionMissing, QvpnError
@@ -48,6 +49,7 @@ class Wish(msgspec.Struct, frozen=True):
     destinations: tuple[str, ...]
     excluded: tuple[str, ...]
     kill_switch: KillSwitchMode
+    transport: TransportChoice
 
     def policy(self) -> RoutePolicy:
         """The route policy. Raises UsageError."""

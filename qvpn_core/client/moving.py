@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from qvpn_core.errors import GatewayUnreachable, NoNetwork, QvpnError, TunnelLost
 from qvpn_core.net.watch import NetworkWatch, Way, find_way
@@ -20,6 +20,8 @@ log = logging.getLogger("qvpn.moving")
 
 #: Told the seconds slept since the last news, mostly 0.0.
 NewsHandler = Callable[[float], None]
+
+T = TypeVar("T")
 
 
 class LeftBehind(TunnelLost):
@@ -68,6 +70,8 @@ class Mover:
         self._changed = asyncio.Event()
         self._slept = 0.0
         self._unsubscribe = surroundings.subscribe(self._on_news)
+        #: The tunnel that was connected or is followed, and the way that it takes.
+        self._tunnel: HttpTunnel | None = None
         self._way: Way | None = None
         #: Why nothing gets through although the session lives, while that is so.
         self.trouble: QvpnError | None = None
@@ -103,7 +107,7 @@ class Mover:
                 if attempt.done():
                     tunnel = attempt.result()
                     known = dict(zip(self.surroundings.addresses, ways, strict=True))
-                    self._way = known.get(tunnel.peer[0])
+                    self._tunnel, self._way = tunnel, known.get(tunnel.peer[0])
                     return tunnel
             finally:
                 await _end(attempt, other)
@@ -115,6 +119,8 @@ class Mover:
 
     async def follow(self, tunnel: HttpTunnel) -> NoReturn:
         """Move `tunnel` along. Raises LeftBehind when it cannot come with us."""
+        if tunnel is not self._tunnel:  # it took the place of another
+            self._tunnel, self._way = tunnel, self.surroundings.way_to(tunnel.peer[0])
         while True:
             slept = await self._news()
             way = self.surroundings.way_to(tunnel.peer[0])
@@ -146,12 +152,12 @@ class Mover:
         )
 
 
-async def first_to_end(*endless: Awaitable[NoReturn]) -> NoReturn:
-    """Run all until one ends by an exception; end the others and raise it."""
-    tasks = [asyncio.ensure_future(each) for each in endless]
+async def first_to_end(*several: Awaitable[T]) -> T:
+    """Run all until one ends; end the others and return or raise what it did."""
+    tasks = [asyncio.ensure_future(each) for each in several]
     try:
         done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        done.pop().result()
+        return done.pop().result()
     finally:
         await _end(*tasks)
 

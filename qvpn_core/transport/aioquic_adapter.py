@@ -162,7 +162,7 @@ class TunnelConnection(QuicConnection):
         self.datagrams_received: list[bytes] = []
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
-        self.last_received = 0.0  # when the last valid packet arrived
+        self.last_received = 0.0  # when the last valid packet of the short way arrived
         self._unanswered_since = 0.0
         #: Set when another path is in use than before, by our doing or the peer's; the owner, who
         #: then asks anew what the path carries, clears it.

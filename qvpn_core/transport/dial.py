@@ -1,4 +1,4 @@
-"""The client's end of a QUIC connection: `connect` opens a tunnel, `fetch` asks for a resource.
+"""The client's end of a QUIC connection, which waits to be asked; `reach.py` does.
 
 Thin: a socket and its successors, a keepalive, and the translation of failures into words. HTTP/3
 and everything else that is timed is in `http3.py`; the gateway's end is in `listen.py`.
@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
@@ -62,11 +63,20 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a gateway: its family, and what `socket.connect` takes."""
+
+    family: int
+    address: NetworkAddress
+
+
 async def open_socket(family: int, kind: int) -> socket.socket:
     """The plain `SocketFactory`, for whoever needs no mark."""
     return socket.socket(family, kind | socket.SOCK_CLOEXEC)
 
 
+_MTU_SECONDS = 1.0  # for the path MTU, when nobody is in a hurry
 _TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
 _NO_APPLICATION_PROTOCOL = _TLS_ALERT + 120
 _BAD_CERTIFICATE = _TLS_ALERT + 42
@@ -77,13 +87,13 @@ _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 sectio
 _FORMER_SECONDS = 2.0
 
 
-class _Dial:
-    """A client's connection with its socket and keepalive."""
+class QuicDial:
+    """A client's connection with its socket and keepalive; see `reach.Connection`."""
 
     def __init__(
         self,
         path: UdpPath,
-        address: tuple[int, NetworkAddress],
+        endpoint: Endpoint,
         host: str,
         trust: Trust,
         tickets: TicketJar | None,
@@ -105,7 +115,7 @@ class _Dial:
         self._loop = asyncio.get_running_loop()
         self._path = path
         self._former: UdpPath | None = None
-        self._address = address
+        self._endpoint = endpoint
         self._socket_factory = socket_factory
         self._trust = trust
         self._keepalive: asyncio.TimerHandle | None = None
@@ -183,7 +193,7 @@ class _Dial:
         async with self._one_move:
             if not self.http.quic.may_migrate():
                 return False
-            path = await _open_path(*self._address, self._socket_factory)
+            path = await _open_path(self._endpoint, self._socket_factory)
             if not self.http.quic.may_migrate():  # it ended meanwhile
                 path.sock.close()
                 return False
@@ -278,6 +288,60 @@ class _Dial:
         if not self.end.done():
             self.end.set_result(error)
 
+    async def open(
+        self,
+        request: Request | RequestMaker,
+        handler: TunnelHandler,
+        on_stage: StageHandler = lambda stage: None,
+    ) -> HttpTunnel:
+        """Ask for a tunnel; the connection closes with it. Raises as `reach.connect`."""
+        if not isinstance(request, Request):
+            request = request(self.http.quic.export_keying_material)
+        on_stage("authenticating")
+        wrapped = ClosingHandler(handler, self)
+        asking = asyncio.ensure_future(self.http.request(request, wrapped))
+        tunnel = await self._answered(asking)
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+        self.http.liveness = Liveness()
+        wrapped.open = True
+        return tunnel
+
+    async def fetch(
+        self, make: Callable[[Exporter], tuple[Request, bytes]], limit: int
+    ) -> Response:
+        """Make one ordinary request, then close. Raises as `reach.fetch`."""
+        request, body = make(self.http.quic.export_keying_material)
+        response = await self._answered(
+            asyncio.ensure_future(self.http.fetch(request, body, limit))
+        )
+        self.close()
+        return response
+
+    async def proven(self) -> None:
+        """Wait until the path carries what a tunnel needs, and for its MTU if that comes soon.
+
+        Raises PathTooNarrow, TunnelLost.
+        """
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MTU_SECONDS):
+                await self.http.path_known.wait()
+
+    async def is_gateway(self) -> bool:
+        """Wait for the handshake and the peer's settings: whether it takes tunnels."""
+        return await self._unless_ended(self.http.ready)
+
+    async def _answered(self, answer: asyncio.Future[_T]) -> _T:
+        try:
+            return await self._unless_ended(answer)
+        except Refused as refused:
+            raise refusal(refused.status) from None
+
+    async def _unless_ended(self, wanted: asyncio.Future[_T]) -> _T:
+        return await unless_ended(self.end, wanted)
+
     def close(self, reason: str = "") -> None:
         """Tell the peer, and give everything back."""
         if not self.http.quic.ended:
@@ -286,10 +350,16 @@ class _Dial:
         self._release()
 
 
-class _ClosingHandler:
+class _Dial(Protocol):
+    def close(self) -> None: ...
+
+    def fail(self, error: QvpnError) -> None: ...
+
+
+class ClosingHandler:
     """Forwards to the owner's handler, and closes the connection when its only tunnel ends.
 
-    An end before `open` is set is the failure of `connect`, and not told to the handler.
+    An end before `open` is set is the failure of `open`, and not told to the handler.
     """
 
     def __init__(self, handler: TunnelHandler, dial: _Dial) -> None:
@@ -310,56 +380,8 @@ class _ClosingHandler:
             self._dial.fail(error or TunnelLost("the gateway closed the tunnel at once"))
 
 
-async def connect(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    addresses: Sequence[str] = (),
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-    on_stage: StageHandler = lambda stage: None,
-    tickets: TicketJar | None = None,
-) -> HttpTunnel:
-    """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
-
-    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). `addresses` of
-    an earlier session spare the resolver, which may itself be behind the tunnel; the certificate
-    is checked against `host` all the same. Closing the tunnel closes its connection. With `tickets`
-    the handshake is shorter when the gateway remembers the last one.
-
-    Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
-    GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
-    `closed` is called only for a tunnel that was returned.
-    """
-    on_stage("resolving")
-    endpoints = [
-        endpoint for name in addresses or (host,) for endpoint in await _resolve(name, port)
-    ]
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        remaining = deadline - asyncio.get_running_loop().time()
-        share = remaining / (len(endpoints) - index)
-        try:
-            return await _connect_to(
-                family, address, host, trust, request, handler, share, socket_factory, on_stage,
-                tickets,
-            )  # fmt: skip
-        except GatewayUnreachable as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-async def resolve(host: str, port: int) -> tuple[str, ...]:
-    """A host's addresses, in the resolver's order. Raises NameNotResolved."""
-    return tuple(address[0] for _family, address in await _resolve(host, port))
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
+async def resolve(host: str, port: int) -> list[Endpoint]:
+    """The addresses of a gateway, the resolver's first choice first. Raises NameNotResolved."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
@@ -369,84 +391,13 @@ async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
             f"cannot find the address of {host}", "check the name and this machine's DNS"
         ) from error
     unique = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
-    return [(family, address) for family, address in unique]
+    return [Endpoint(family, address) for family, address in unique]
 
 
-async def _connect_to(
-    family: int,
-    address: NetworkAddress,
-    host: str,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    timeout: float,
-    socket_factory: SocketFactory,
-    on_stage: StageHandler,
-    tickets: TicketJar | None,
-) -> HttpTunnel:
-    async with _dialled(
-        family, address, host, trust, timeout, socket_factory, on_stage, tickets
-    ) as dial:
-        if not isinstance(request, Request):
-            request = request(dial.http.quic.export_keying_material)
-        on_stage("authenticating")
-        wrapped = _ClosingHandler(handler, dial)
-        tunnel = await _unless_ended(
-            dial, asyncio.ensure_future(dial.http.request(request, wrapped))
-        )
-        if not await _unless_ended(dial, dial.http.path_usable):
-            raise too_narrow()
-        dial.http.liveness = Liveness()
-        wrapped.open = True
-        return tunnel
-
-
-async def fetch(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    make: Callable[[Exporter], tuple[Request, bytes]],
-    limit: int,
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-) -> Response:
-    """Make one ordinary request with its content on a connection of its own.
-
-    `limit` bounds the answer's content in bytes. Raises as `connect` does, and ProtocolViolation
-    for a longer answer, and TunnelLost when the connection ends before the answer: the request may
-    have been acted upon.
-    """
-    endpoints = await _resolve(host, port)
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
-        sent = False
-        try:
-            async with _dialled(
-                family, address, host, trust, share, socket_factory, lambda stage: None, None
-            ) as dial:
-                request, body = make(dial.http.quic.export_keying_material)
-                sent = True
-                response = await _unless_ended(
-                    dial, asyncio.ensure_future(dial.http.fetch(request, body, limit))
-                )
-                dial.close()
-                return response
-        except GatewayUnreachable as error:
-            if sent:
-                raise
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-async def _open_path(
-    family: int, address: NetworkAddress, socket_factory: SocketFactory
-) -> UdpPath:
+async def _open_path(endpoint: Endpoint, socket_factory: SocketFactory) -> UdpPath:
     """A socket of its own to an address. Raises GatewayUnreachable, and what the factory raises."""
-    sock = await socket_factory(family, socket.SOCK_DGRAM)
+    address = endpoint.address
+    sock = await socket_factory(endpoint.family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
         return UdpPath(address[0], address[1], UdpSocket(sock))
@@ -459,66 +410,69 @@ async def _open_path(
 
 
 @asynccontextmanager
-async def _dialled(
-    family: int,
-    address: NetworkAddress,
+async def dialled(
+    endpoint: Endpoint,
     host: str,
     trust: Trust,
     timeout: float,
     socket_factory: SocketFactory,
     on_stage: StageHandler,
     tickets: TicketJar | None,
-) -> AsyncIterator[_Dial]:
+) -> AsyncIterator[QuicDial]:
     """A connection that is ready for requests; it is closed when what is done inside fails.
 
-    `timeout` seconds are for all of it.
+    `timeout` seconds are for all of it. Raises GatewayUnreachable, CertificateUntrusted,
+    GatewayRefused, UsageError.
     """
-    path = await _open_path(family, address, socket_factory)
+    path = await _open_path(endpoint, socket_factory)
     try:
-        dial = _Dial(path, (family, address), host, trust, tickets, socket_factory)
+        dial = QuicDial(path, endpoint, host, trust, tickets, socket_factory)
     except (OSError, ValueError) as error:
         path.sock.close()
-        why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
-        raise UsageError(
-            f"cannot read the certification authorities in {trust.ca_file} ({why})",
-            "give an existing PEM file",
-        ) from error
+        raise authorities_error(trust, error) from error
     try:
         on_stage("handshake")
         dial.start()
         async with asyncio.timeout(timeout):
-            if not await _unless_ended(dial, dial.http.ready):
+            if not await dial.is_gateway():
                 raise GatewayRefused(
-                    f"the server at {address_text(address)} offers no IP tunnels",
+                    f"the server at {dial.peer} offers no IP tunnels",
                     "check that the address is that of a qvpn gateway",
                 )
             yield dial
     except TimeoutError:
         dial.close()
         raise GatewayUnreachable(
-            f"no answer from {address_text(address)} within {timeout:.0f} seconds",
+            f"no answer from {dial.peer} within {timeout:.0f} seconds",
             "check the address, that the gateway runs, and that UDP is not blocked",
         ) from None
-    except Refused as refused:
-        dial.close()
-        raise _refusal(refused.status) from None
     except BaseException:
         dial.close()
         raise
 
 
-async def _unless_ended(dial: _Dial, wanted: asyncio.Future[_T]) -> _T:
+async def unless_ended(end: asyncio.Future[QvpnError], wanted: asyncio.Future[_T]) -> _T:
     """The result of `wanted`, unless the connection ends first: then its reason is raised."""
     try:
-        await asyncio.wait((wanted, dial.end), return_when=asyncio.FIRST_COMPLETED)
-        if dial.end.done():
-            raise dial.end.result()
+        await asyncio.wait((wanted, end), return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            raise end.result()
         return wanted.result()
     finally:
         wanted.cancel()
 
 
-def _refusal(status: int | None) -> QvpnError:
+def authorities_error(trust: Trust, error: OSError | ValueError) -> UsageError:
+    """What to say when the certification authorities cannot be read."""
+    why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
+    return UsageError(
+        f"cannot read the certification authorities in {trust.ca_file} ({why})",
+        "give an existing PEM file",
+    )
+
+
+def refusal(status: int | None) -> QvpnError:
+    """What a gateway means that answers a request for a tunnel with `status`, None for a reset."""
     if status in (401, 403, 404, 405, 407):
         # A gateway shows callers without a valid credential an ordinary web site.
         return AuthenticationFailed(

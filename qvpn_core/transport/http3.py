@@ -76,6 +76,11 @@ class Http3Tunnel:
     def rtt(self) -> float:
         return self._connection.quic.rtt
 
+    @property
+    def silence(self) -> float:
+        since = self._connection.quic.unanswered_since
+        return 0.0 if since is None else max(0.0, self._connection.now() - since)
+
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
             self._connection.send_data(self._stream_id, data)
@@ -254,6 +259,8 @@ class Http3Connection:
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         #: Done when the path is known to carry the smallest useful packet, or not to.
         self.path_usable: asyncio.Future[bool] = self._loop.create_future()
+        #: Set when the first search for the path MTU is over.
+        self.path_known = asyncio.Event()
         #: Called when the handshake is complete, before anything else happens.
         self.on_handshake: Callable[[], None] = lambda: None
         #: At the gateway: called when a request was accepted as a tunnel.
@@ -463,6 +470,8 @@ class Http3Connection:
     def _apply_path_mtu(self, pmtud: PathMtuDiscovery) -> None:
         if pmtud.usable and not self.path_usable.done():
             self.path_usable.set_result(True)
+        if pmtud.phase is not Phase.SEARCHING:
+            self.path_known.set()
         if pmtud.phase is Phase.ERROR:
             if not self.path_usable.done():
                 self.path_usable.set_result(False)

@@ -96,6 +96,10 @@ class HttpTunnel(Protocol):
         """Smoothed round-trip time in seconds; 0.0 before the first sample."""
 
     @property
+    def silence(self) -> float:
+        """Seconds for which the peer has owed an answer; 0.0 while it owes none."""
+
+    @property
     def counters(self) -> TunnelCounters:
         """Live counters, read only."""
 
@@ -104,7 +108,10 @@ class HttpTunnel(Protocol):
         """At the client: the fields that came with the gateway's 200."""
 
     def send_capsules(self, data: bytes) -> None:
-        """Send encoded capsules on the stream, reliably and in order."""
+        """Send whole encoded capsules on the stream, reliably and in order.
+
+        Whole, since on TLS packets go between two calls.
+        """
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Send IP packets as HTTP Datagrams, unreliably; transmits as one batch.
@@ -130,7 +137,8 @@ class HttpTunnel(Protocol):
         """
 
     def close(self, error: int | None = None) -> None:
-        """End the tunnel: in order with None, else reset the stream with that HTTP/3 error code.
+        """End the tunnel: in order with None, else reset the stream with that HTTP/3 error code,
+        on HTTP/2 with the one that means the same.
 
         Idempotent. `TunnelHandler.closed` follows, also for a local close.
         """

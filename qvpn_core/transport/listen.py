@@ -139,7 +139,7 @@ class QuicListener:
         on_request: Callable[[IncomingRequest], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._configuration = _server_configuration(certificate, private_key)
+        self._configuration = certificate_configuration(certificate, private_key)
         self._retry = QuicRetryTokenHandler()
         self._sockets: list[UdpSocket] = []
         self._by_id: dict[bytes, _Accepted] = {}
@@ -185,7 +185,7 @@ class QuicListener:
 
     def use_certificate(self, certificate: Path, private_key: Path) -> None:
         """Show another certificate from now on; live connections stay. Raises UsageError."""
-        self._configuration = _server_configuration(certificate, private_key)
+        self._configuration = certificate_configuration(certificate, private_key)
 
     async def close(self, reason: str = "", drain: float = 0.0) -> None:
         """Close every connection with CONNECTION_CLOSE, wait `drain` seconds, close the sockets."""
@@ -205,14 +205,14 @@ class QuicListener:
         try:
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         except OSError as error:  # a kernel without IPv6
-            raise _bind_error(address, error) from error
+            raise bind_error("UDP", address, error) from error
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))
         except OSError as error:
             sock.close()
-            raise _bind_error(address, error) from error
+            raise bind_error("UDP", address, error) from error
         udp = UdpSocket(sock)
         self._sockets.append(udp)
         self._loop.add_reader(udp.fileno(), self._readable, udp)
@@ -377,7 +377,8 @@ class QuicListener:
         self._accepted.discard(accepted)
 
 
-def _server_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
+def certificate_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
+    """What both transports show of a gateway. Raises UsageError for unusable files."""
     try:
         return settings.server_configuration(certificate, private_key)
     except (OSError, ValueError) as error:
@@ -387,17 +388,18 @@ def _server_configuration(certificate: Path, private_key: Path) -> QuicConfigura
         ) from error
 
 
-def _bind_error(address: Address, error: OSError) -> QvpnError:
-    text = address_text(address)
+def bind_error(kind: str, address: Address, error: OSError) -> QvpnError:
+    """Why a UDP or TCP socket (`kind`) cannot be bound, in words."""
+    text = f"{kind} {address_text(address)}"
     if error.errno == errno.EADDRINUSE:
         return PortInUse(
-            f"UDP {text} is in use by another program",
+            f"{text} is in use by another program",
             "stop it or choose another port with --listen",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionMissing(
-            f"not allowed to listen on UDP {text}", "run as root or choose a port above 1023"
+            f"not allowed to listen on {text}", "run as root or choose a port above 1023"
         )
     return NetworkSetupFailed(
-        f"cannot listen on UDP {text} ({error.strerror})", "check the address in --listen"
+        f"cannot listen on {text} ({error.strerror})", "check the address in --listen"
     )

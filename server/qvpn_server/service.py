@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 
 from qvpn_core.errors import QvpnError
@@ -22,6 +23,9 @@ def run(state: StateDir) -> None:
     # Each of these says the same again, in more words and for every packet.
     logging.getLogger("quic").setLevel(logging.ERROR)
     config = load_config(state.config)
+    # Each TLS connection is a descriptor, and the usual limit of 1024 is below the session limit.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with state.locked():
         asyncio.run(_serve(state, config))
 

@@ -150,8 +150,8 @@ def test_a_closed_port(client: VpnClient, device: Credentials) -> None:
     assert client.status()["reason"] == "unreachable"
 
 
-def test_blocked_udp(vpn: Vpn, client: VpnClient, device: Credentials) -> None:
-    vpn.world.relay.set(block_udp=True)
+def test_a_path_that_carries_nothing(vpn: Vpn, client: VpnClient, device: Credentials) -> None:
+    vpn.world.relay.set(loss=1.0)
     line = refused_up(client, device)
     assert f"no answer from {plan.GATEWAY4}:443 within 10 seconds" in line
     assert "UDP is not blocked" in line

@@ -25,8 +25,8 @@ from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand
 from qvpn_core.net.links import Kernel
 from qvpn_core.net.plan import Route
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.dial import connect
 from qvpn_core.transport.interface import HttpTunnel, Request
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import RecordingHandler
 from tests.world import Namespace, plan, probes, snapshot

@@ -235,14 +235,14 @@ def test_udp_blocked_for_five_seconds_is_a_pause(faulty: Vpn) -> None:
     assert (after["state"], after["since"]) == ("connected", before["since"])
 
 
-def test_udp_blocked_for_longer_than_the_idle_timeout_reconnects_and_connections_live_on(
+def test_everything_lost_for_longer_than_the_idle_timeout_reconnects_and_connections_live_on(
     faulty: Vpn,
 ) -> None:
     client = faulty.clients[0]
     before = client.peek()
     target = (plan.ALPHA.v4, plan.ECHO_PORT)
     with client.host.call(socket.create_connection, target, 10) as connection:
-        faulty.world.relay.set(block_udp=True)
+        faulty.world.relay.set(loss=1.0)
         until(
             lambda: client.peek()["state"] == "reconnecting",
             "the loss is noticed",

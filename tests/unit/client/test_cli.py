@@ -123,5 +123,5 @@ def test_up_checks_what_it_was_given_before_it_starts_anything(qvpn: Qvpn) -> No
     assert "no profile 'home'" in qvpn.fails("up", "home")
     qvpn("profile", "add", "home", "--gateway", "host", "--token", TOKEN)
     assert "did you mean 192.0.2.0/24" in qvpn.fails("up", "home", "--only", "192.0.2.1/24")
-    assert "not available yet" in qvpn.fails("up", "home", "--transport", "tls")
+    assert "invalid choice" in qvpn.fails("up", "home", "--transport", "pigeons")
     assert not (qvpn.directory / "state").exists(), "no agent was started"

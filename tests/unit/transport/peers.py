@@ -18,9 +18,10 @@ from aioquic.h3.events import H3Event
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ProtocolNegotiated, QuicEvent
 
-from qvpn_core.transport.dial import SocketFactory, connect, open_socket
+from qvpn_core.transport.dial import SocketFactory, open_socket
 from qvpn_core.transport.interface import Address, HttpTunnel, IncomingRequest, Request
 from qvpn_core.transport.listen import QuicListener
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import CONNECT_IP, Identity, RecordingHandler
 
