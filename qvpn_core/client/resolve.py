@@ -24,6 +24,7 @@ import dns.rdatatype
 
 from qvpn_core.errors import GatewayUnreachable, NameNotResolved
 from qvpn_core.transport.dial import SocketFactory
+from qvpn_core.transport.resolver import look_up
 
 #: Where upstream name servers are listed: by the administrator, or by whoever runs a resolver on
 #: loopback for them (systemd-resolved, NetworkManager with dnsmasq).
@@ -53,9 +54,7 @@ async def resolve(
     """
     with suppress(ValueError):
         return (str(ip_address(host)),)
-    system = asyncio.ensure_future(
-        asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    )
+    system = asyncio.ensure_future(look_up(host, None, socket.SOCK_DGRAM))
     system.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
     try:
         found = await _ask(host, socket_factory, system_servers() if servers is None else servers)

@@ -26,7 +26,6 @@ from qvpn_core.errors import (
     CertificateUntrusted,
     GatewayRefused,
     GatewayUnreachable,
-    NameNotResolved,
     QvpnError,
     TunnelLost,
     UsageError,
@@ -46,6 +45,7 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.liveness import Liveness, Step
+from qvpn_core.transport.resolver import look_up
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
 from qvpn_core.transport.udp import UdpPath, UdpSocket, address_text
@@ -382,14 +382,7 @@ class ClosingHandler:
 
 async def resolve(host: str, port: int) -> list[Endpoint]:
     """The addresses of a gateway, the resolver's first choice first. Raises NameNotResolved."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
-        )
-    except (socket.gaierror, ValueError) as error:
-        raise NameNotResolved(
-            f"cannot find the address of {host}", "check the name and this machine's DNS"
-        ) from error
+    found = await look_up(host, port, socket.SOCK_DGRAM)
     unique = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
     return [Endpoint(family, address) for family, address in unique]
 
