@@ -72,14 +72,12 @@ class Namespace:
 
     def snapshot(self) -> str:
         """Everything that a tunnel may change, as text."""
+        root = Path("/proc/sys/net")
+        names = [*sorted(root.glob("ipv[46]/conf/*/*")), root / "ipv4/ip_forward"]
         settings = "".join(
-            f"{name}={Path('/proc/sys/net', name).read_text()}"
-            for name in (
-                "ipv4/ip_forward",
-                "ipv4/conf/all/src_valid_mark",
-                "ipv4/conf/all/accept_redirects",
-                "ipv6/conf/all/forwarding",
-            )
+            f"{path.relative_to(root)}={path.read_text()}"
+            for path in names
+            if path.name != "stable_secret"
         )
         commands = (
             "ip -o link",
@@ -93,7 +91,7 @@ class Namespace:
         return settings + "\n".join(f"# {command}\n{self.sh(command)}" for command in commands)
 
     def close(self) -> None:
-        # Only a guardian that a test killed leaves its lock.
+        # Only a helper that a test killed leaves its lock.
         Path(f"/run/qvpn/net-{os.fstat(self.fd).st_ino}.lock").unlink(missing_ok=True)
         os.close(self.fd)
 
