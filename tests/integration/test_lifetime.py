@@ -255,7 +255,7 @@ def test_a_kill_at_any_moment_leaves_nothing(client: VpnClient, delay: float) ->
 def test_our_routes_are_flushed_also_while_their_device_goes_with_some(
     namespaces_work: None,
 ) -> None:
-    """After a kill, the guardian and the kernel clean up in the same moment."""
+    """After a kill, the helper and the kernel clean up in the same moment."""
     prefixes = [ip_network(f"10.{number}.0.0/16") for number in range(40)]
     throws = [Route(prefix, "throw", "excluded") for prefix in prefixes[::2]]
     tunnels = [Route(prefix, "tunnel", "advertised") for prefix in prefixes[1::2]]
