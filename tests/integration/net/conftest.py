@@ -65,10 +65,16 @@ class Namespace:
         return done.stdout
 
     def wait_until_up(self, name: str) -> None:
-        """Wait for the kernel's deferred word on the carrier, which snapshots and routes show."""
+        """Wait for the kernel's deferred words, which snapshots and routes show: the carrier, and
+        that a link-local address is not tentative any more.
+        """
         deadline = time.monotonic() + 10
-        while "state UP" not in self.ip(f"-o link show {name}"):
-            assert time.monotonic() < deadline, f"{name} has no carrier"
+        while (
+            "state UP" not in self.ip(f"-o link show {name}")
+            or "tentative" in (addresses := self.ip(f"-o address show dev {name}"))
+            or "fe80" not in addresses
+        ):
+            assert time.monotonic() < deadline, f"{name} does not settle"
 
     def snapshot(self) -> str:
         """Everything that a tunnel may change, as text."""
