@@ -306,8 +306,9 @@ def test_of_two_ups_at_once_one_wins_and_the_other_says_so(vpn: Vpn, client: Vpn
     with leaves_nothing(client.host):
         both = [client.begin(), client.begin()]
         words = [process.communicate(timeout=PATIENCE)[1] for process in both]
-        assert sorted(process.returncode for process in both) == [0, 2]
-        [complaint] = filter(None, words)
+        ends = {process.returncode: said for process, said in zip(both, words, strict=True)}
+        assert sorted(ends) == [0, 2]
+        complaint = ends[2]
         assert "end it first: qvpn down" in complaint
         assert client.status()["state"] == "connected"
         assert sessions(vpn) == ["first"]
