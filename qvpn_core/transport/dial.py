@@ -85,6 +85,10 @@ _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 sectio
 
 #: Seconds for which packets that were under way to a socket are still read after a move.
 _FORMER_SECONDS = 2.0
+#: Seconds that a handshake gets which only asks whether the gateway answers at all, and between two
+#: of them.
+_STRANGER_SECONDS = 2.0
+_STRANGER_PAUSE = 0.5
 
 
 class QuicDial:
@@ -116,12 +120,13 @@ class QuicDial:
         self._path = path
         self._former: UdpPath | None = None
         self._endpoint = endpoint
+        self._host = host
         self._socket_factory = socket_factory
         self._trust = trust
         self._keepalive: asyncio.TimerHandle | None = None
         self._forgetting: asyncio.TimerHandle | None = None
         self._one_move = asyncio.Lock()
-        self._trying: asyncio.Task[None] | None = None
+        self._doubting: asyncio.Task[None] | None = None
         #: Why the connection ended, once it has.
         self.end: asyncio.Future[QvpnError] = self._loop.create_future()
         self.http = Http3Connection(
@@ -220,22 +225,52 @@ class QuicDial:
             self._loop.call_soon(path.sock.close)
 
     def _on_silence(self, step: Step) -> None:
-        if step is Step.REBIND:
-            if self._trying is None:
-                self._trying = asyncio.create_task(self._try_another_socket())
-            return
+        if step is Step.GIVE_UP:
+            self._give_up()
+        elif self._doubting is None:
+            self._doubting = asyncio.create_task(self._doubt())
+
+    def _give_up(self) -> None:
         silence = self._loop.time() - self.http.quic.last_received
         error = TunnelLost(f"no answer from the gateway for {silence:.0f} seconds")
         self.http.give_up(error)
         self._finish(error)
 
-    async def _try_another_socket(self) -> None:
+    async def _doubt(self) -> None:
+        """The gateway is silent: try another socket, and see whether it answers strangers.
+
+        One that does, and still not us, has forgotten us; else the path is down, which may pass.
+        """
+        heard = self.http.quic.last_received
         try:
-            await self._move()
-        except QvpnError as error:
-            log.debug("no other socket: %s", error)  # the silence goes on, and ends the session
+            try:
+                await self._move()
+            except QvpnError as error:
+                log.debug("no other socket: %s", error)
+            begin, answered = 0.0, False
+            while not answered:
+                await asyncio.sleep(_STRANGER_PAUSE)
+                if self.http.quic.last_received != heard:
+                    return
+                begin = self._loop.time()
+                answered = await self._answers_strangers()
+            # Long enough for answers to some of the questions that are asked meanwhile.
+            await asyncio.sleep(max(_STRANGER_PAUSE, 2 * (self._loop.time() - begin)))
+            if self.http.quic.last_received == heard:
+                self._give_up()
         finally:
-            self._trying = None
+            self._doubting = None
+
+    async def _answers_strangers(self) -> bool:
+        try:
+            async with dialled(
+                self._endpoint, self._host, self._trust, _STRANGER_SECONDS, self._socket_factory,
+                lambda _stage: None, None,
+            ) as other:  # fmt: skip
+                other.close()
+        except QvpnError:
+            return False
+        return True
 
     def _new_ticket(self, ticket: SessionTicket) -> None:
         assert self._tickets is not None
@@ -278,8 +313,8 @@ class QuicDial:
         if self._keepalive is not None:
             self._keepalive.cancel()
             self._keepalive = None
-        if self._trying is not None:
-            self._trying.cancel()
+        if self._doubting is not None:
+            self._doubting.cancel()
         self._forget_former()
         self._close_socket(self._path)
 

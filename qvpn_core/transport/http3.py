@@ -245,7 +245,7 @@ class Http3Connection:
         self._held = False  # whether there is no path to send on
         #: At the client: judges whether the peer's silence means something.
         self.liveness: Liveness | None = None
-        #: At the client: what a silence calls for, `Step.REBIND` or `Step.GIVE_UP`.
+        #: At the client: what a silence calls for, `Step.DOUBT` or `Step.GIVE_UP`.
         self.on_silence: Callable[[Step], None] = lambda step: None
         #: At the client: see `interface.HttpTunnel.rebind`.
         self.rebind: Callable[[float], Awaitable[bool]] = _stay

@@ -4,7 +4,7 @@ QUIC itself gives up after 30 seconds without a packet. A tunnel knows earlier: 
 for something, packets leave that call for an acknowledgement (RFC 9000 section 13.2.1), and none
 comes. What is counted are questions without an answer and not seconds, so that a machine that slept
 or was busy does not blame its peer, and a path that loses every fifth packet or takes half a second
-is not given up: all of a dozen questions would have to be lost.
+is not given up: dozens of questions would have to be lost.
 
 It judges silence only. It sends nothing, opens nothing, and never sees a packet.
 """
@@ -20,11 +20,11 @@ from typing import Final
 PATIENCE: Final = 0.25
 #: Seconds between two questions, at least; also half a probe timeout.
 INTERVAL: Final = 0.2
-#: After so many questions without an answer, another socket is tried: a NAT or a firewall between
-#: may have a dead entry for this one.
-REBIND_AFTER: Final = 4
-#: After so many, the peer is gone, or has forgotten us.
-GIVE_UP_AFTER: Final = 12
+#: After so many questions without an answer there is doubt: a NAT or a firewall between may have a
+#: dead entry for this socket, or the peer has forgotten us. Both can be found out.
+DOUBT_AFTER: Final = 4
+#: After so many, ten seconds for a near peer, the path will hardly come back by itself.
+GIVE_UP_AFTER: Final = 48
 
 
 class Step(Enum):
@@ -33,8 +33,8 @@ class Step(Enum):
     WAIT = "wait"
     #: Send a PING.
     ASK = "ask"
-    #: Send it from another socket.
-    REBIND = "rebind"
+    #: Find out whether another socket helps, and whether the peer answers others.
+    DOUBT = "doubt"
     #: Stop waiting.
     GIVE_UP = "give-up"
 
@@ -77,4 +77,4 @@ class Liveness:
             return Step.GIVE_UP
         self._asked += 1
         self._due = now + self._interval
-        return Step.REBIND if self._asked == REBIND_AFTER else Step.ASK
+        return Step.DOUBT if self._asked == DOUBT_AFTER else Step.ASK

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvpn_core.transport.liveness import (
+    DOUBT_AFTER,
     GIVE_UP_AFTER,
     INTERVAL,
     PATIENCE,
-    REBIND_AFTER,
     Liveness,
     Step,
 )
@@ -38,7 +38,7 @@ def silence(
         due = liveness.due(since, probe_timeout)
         assert due is not None
         steps.append((due - since, liveness.step(due, since, probe_timeout)))
-        assert len(steps) < 100
+        assert len(steps) <= GIVE_UP_AFTER + 1
     return steps
 
 
@@ -48,19 +48,19 @@ def test_a_peer_that_owes_nothing_is_left_alone() -> None:
     assert liveness.step(1e9, None, fast) is Step.WAIT
 
 
-def test_a_dead_path_gets_questions_then_another_socket_then_the_end() -> None:
+def test_a_dead_path_gets_questions_then_doubt_then_the_end() -> None:
     steps = [step for _, step in silence(Liveness(), 100.0, fast)]
-    assert steps.count(Step.REBIND) == 1
-    assert steps.index(Step.REBIND) == REBIND_AFTER - 1
+    assert steps.count(Step.DOUBT) == 1
+    assert steps.index(Step.DOUBT) == DOUBT_AFTER - 1
     assert steps[:-1].count(Step.ASK) == GIVE_UP_AFTER - 1
     assert steps[-1] is Step.GIVE_UP
 
 
-def test_a_near_peer_is_given_up_within_three_seconds_and_a_far_one_has_longer() -> None:
+def test_a_near_peer_is_given_up_in_ten_seconds_and_a_far_one_has_longer() -> None:
     near = silence(Liveness(), 100.0, fast)[-1][0]
     far = silence(Liveness(), 100.0, slow)[-1][0]
     assert near == pytest.approx(PATIENCE + GIVE_UP_AFTER * INTERVAL)
-    assert near < 3.0
+    assert 5.0 < near < 10.0, "an outage of five seconds is a pause"
     assert far > 6 * slow()
 
 
@@ -84,14 +84,14 @@ def test_another_path_begins_a_new_count_although_the_debt_is_old() -> None:
     assert asked >= GIVE_UP_AFTER
 
 
-@given(st.floats(0.001, 3.0), st.lists(st.floats(0, 1e6), max_size=40))
+@given(st.floats(0.001, 3.0), st.lists(st.floats(0, 1e6), max_size=80))
 def test_time_that_passes_unasked_proves_nothing(probe_timeout: float, pauses: list[float]) -> None:
     """A machine that was stopped or suspended asks as often as any other before it gives up."""
     liveness, now, asked = Liveness(), 50.0, 0
     for pause in pauses:
         now += pause
         step = liveness.step(now, 50.0, lambda: probe_timeout)
-        asked += step in (Step.ASK, Step.REBIND)
+        asked += step in (Step.ASK, Step.DOUBT)
         if step is Step.GIVE_UP:
             assert asked == GIVE_UP_AFTER
             return

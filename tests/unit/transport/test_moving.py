@@ -200,9 +200,15 @@ async def test_what_is_sent_while_there_is_no_path_leaves_when_there_is_one(
 # Silence
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead path is given up after three seconds; what is tested lasts not much longer."""
+    monkeypatch.setattr(liveness, "GIVE_UP_AFTER", 12)
+
+
 @in_loop
 async def test_a_dead_path_ends_the_tunnel_soon_and_with_words(
-    identity: Identity, pinned: Trust
+    identity: Identity, pinned: Trust, impatient: None
 ) -> None:
     server, sockets = AcceptingServer(), Sockets()
     async with gateway(identity, server) as listener, relay(listener.addresses[0]) as path:
@@ -214,13 +220,13 @@ async def test_a_dead_path_ends_the_tunnel_soon_and_with_words(
         [error] = handler.closings
         assert isinstance(error, TunnelLost)
         assert "no answer from the gateway" in str(error)
-        assert len(sockets.made) == 2, "another socket was tried, once"
+        assert len(sockets.made) >= 2, "another socket was tried"
         await until(lambda: all(sock.fileno() < 0 for sock in sockets.made))
 
 
 @in_loop
 async def test_it_is_noticed_also_beside_a_stream_of_packets(
-    identity: Identity, pinned: Trust
+    identity: Identity, pinned: Trust, impatient: None
 ) -> None:
     """Packets that are sent on and on put off QUIC's own timer (RFC 9002 section 6.2.1)."""
     server = AcceptingServer()
@@ -237,6 +243,44 @@ async def test_it_is_noticed_also_beside_a_stream_of_packets(
         sending = asyncio.ensure_future(send_for_ever())
         await handler.until(lambda: handler.closings, seconds=settings.IDLE_TIMEOUT / 2)
         sending.cancel()
+
+
+@in_loop
+async def test_a_gateway_that_answers_strangers_and_not_us_has_forgotten_us(
+    identity: Identity, pinned: Trust
+) -> None:
+    """As after a crash: another process has the address. Sooner than a dead path is given up."""
+    server, other = AcceptingServer(), AcceptingServer()
+    async with gateway(identity, server) as listener, relay(listener.addresses[0]) as path:
+        handler = RecordingHandler()
+        tunnel = await dial(path.address, pinned, handler)
+        async with gateway(identity, other) as successor:
+            path.redirect(successor.addresses[0])
+            begin = asyncio.get_running_loop().time()
+            tunnel.send_packets([ip_packet(100)])
+            await handler.until(lambda: handler.closings)
+            assert "no answer from the gateway" in str(handler.closings[0])
+            patience = liveness.PATIENCE + liveness.GIVE_UP_AFTER * liveness.INTERVAL
+            assert asyncio.get_running_loop().time() - begin < patience
+            assert other.requests == [], "it was only greeted"
+
+
+@in_loop
+async def test_an_outage_of_seconds_is_a_pause(identity: Identity, pinned: Trust) -> None:
+    server = AcceptingServer()
+    async with gateway(identity, server) as listener, relay(listener.addresses[0]) as path:
+        handler = RecordingHandler()
+        tunnel = await dial(path.address, pinned, handler)
+        path.treatment = lambda _direction, _data: ()
+        tunnel.send_packets([ip_packet(100)])
+        await asyncio.sleep(4.0)  # what is tested
+        path.treatment = lambda _direction, data: ((0.0, data),)
+        await until(lambda: connection_of(tunnel).unanswered_since is None)
+        tunnel.send_packets([ip_packet(100)])
+        await server.handlers[0].packets_arrived(1)
+        await asyncio.sleep(1.5)  # whatever doubted the gateway has come to its end
+        assert handler.closings == []
+        tunnel.close()
 
 
 @in_loop
@@ -276,7 +320,9 @@ async def test_a_slow_and_lossy_path_is_not_given_up(
 
 
 @in_loop
-async def test_without_a_path_silence_is_no_ones_fault(identity: Identity, pinned: Trust) -> None:
+async def test_without_a_path_silence_is_no_ones_fault(
+    identity: Identity, pinned: Trust, impatient: None
+) -> None:
     server = AcceptingServer()
     async with gateway(identity, server) as listener, relay(listener.addresses[0]) as path:
         handler = RecordingHandler()
@@ -284,7 +330,7 @@ async def test_without_a_path_silence_is_no_ones_fault(identity: Identity, pinne
         path.treatment = lambda _direction, _data: ()
         tunnel.hold()
         tunnel.send_packets([ip_packet(100)])
-        await asyncio.sleep(1.5 * (liveness.PATIENCE + 12 * liveness.INTERVAL))
+        await asyncio.sleep(1.5 * (liveness.PATIENCE + liveness.GIVE_UP_AFTER * liveness.INTERVAL))
         assert handler.closings == []
         path.treatment = lambda _direction, data: ((0.0, data),)
         assert await tunnel.rebind()
