@@ -351,7 +351,6 @@ TOKEN = ("--token", "t")
         (("up", "home", "--except", "office"), "'office' is not a network"),
         (("up", "home", "--all", "--only", "10.0.0.0/8"), "not allowed with"),
         (("up", "home", "--transport", "smoke"), "invalid choice"),
-        (("up", "home", "--transport", "tls"), "not available yet"),
         ((*ADD, *TOKEN, "--gateway", "gateway.test:99999"), "is not a gateway"),
         ((*ADD, *TOKEN, "--gateway", "gateway.test:0"), "ports are 1 to 65535"),
         ((*ADD, *TOKEN, "--gateway", "-x/y"), "gateway"),

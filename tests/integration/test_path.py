@@ -323,7 +323,8 @@ def test_the_tunnel_mtu_follows_a_narrow_path(apart: Vpn, path: int, icmp: bool)
 def refused_as_too_narrow(client: VpnClient) -> None:
     """Connecting fails in one line and leaves nothing."""
     with leaves_nothing(client.host):
-        done = client.command("up", "home", check=False, timeout=3 * PATIENCE)
+        words = ("up", "home", "--transport", "quic")
+        done = client.command(*words, check=False, timeout=3 * PATIENCE)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert "cannot carry packets of 1280 bytes inside the tunnel" in done.stderr
@@ -336,6 +337,15 @@ def refused_as_too_narrow(client: VpnClient) -> None:
 def test_a_path_too_narrow_for_ipv6_is_refused(apart: Vpn, path: int, icmp: bool) -> None:
     apart.world.relay.set(mtu=path, mtu_icmp=icmp)
     refused_as_too_narrow(apart.clients[0])
+
+
+def test_a_path_too_narrow_for_quic_is_wide_enough_for_tls(apart: Vpn) -> None:
+    apart.world.relay.set(mtu=1300, mtu_icmp=True)
+    client = apart.clients[0]
+    client.up()
+    assert client.peek()["transport"] == "tls"
+    assert probes.download(client.host, plan.ALPHA.v6, 100_000).size == 100_000
+    client.down()
 
 
 def test_a_gateway_whose_own_uplink_is_too_narrow_is_refused_in_the_same_words(apart: Vpn) -> None:
