@@ -308,7 +308,7 @@ def test_another_version_is_told_so(host: Namespace) -> None:
     [
         b"\x00",
         b"\xc1" * 100,
-        os.urandom(500),
+        bytes(range(256)) * 2,
         b"\x91" * 100_000,
         msgspec.msgpack.encode({"do": "run", "command": "id"}),
         msgspec.msgpack.encode({"do": "open-tun", "mtu": 1300, "name": "eth0"}),
