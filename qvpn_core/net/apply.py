@@ -18,7 +18,8 @@ from qvpn_core.net import firewall, sysctl, undo
 from qvpn_core.net.links import VERSIONS, Kernel
 from qvpn_core.net.names import CLIENT_TUN
 from qvpn_core.net.plan import NetworkPlan, transition
-from qvpn_core.net.records import LEFTOVERS, NetworkRecord, RestoreSetting
+from qvpn_core.net.records import LEFTOVERS, NetworkRecord
+from qvpn_core.net.sysctl import RestoreSetting
 from qvpn_core.net.tun import Tun, set_mtu
 
 #: Makes the reverse-path filter respect the mark that our firewall gives the gateway's packets.

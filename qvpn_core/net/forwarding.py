@@ -14,7 +14,7 @@ import msgspec
 from qvpn_core.errors import NetworkSetupFailed, QvpnError
 from qvpn_core.net import sysctl
 from qvpn_core.net.names import GATEWAY_TUN
-from qvpn_core.net.records import RestoreSetting
+from qvpn_core.net.sysctl import RestoreSetting
 from qvpn_core.net.worker import in_thread
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from qvpn_core.net import sysctl
 from qvpn_core.net.dns.records import DnsRecord
+from qvpn_core.net.sysctl import RestoreSetting
 
 
 class RemoveRules(msgspec.Struct, frozen=True, tag="rules"):
@@ -29,17 +29,6 @@ class RemoveClientFirewall(msgspec.Struct, frozen=True, tag="client-firewall"):
 
 class RemoveTun(msgspec.Struct, frozen=True, tag="tun"):
     """The client's TUN, should somebody still hold it: its holder can make it persistent."""
-
-
-class RestoreSetting(msgspec.Struct, frozen=True, tag="setting"):
-    """A kernel setting's value before us, put back only where ours still stands."""
-
-    name: str
-    previous: str
-    ours: str
-
-    def __post_init__(self) -> None:
-        sysctl.check(self.name)
 
 
 NetworkRecord = RemoveRules | FlushRoutes | RemoveClientFirewall | RemoveTun | RestoreSetting

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from qvpn_core.errors import NetworkSetupFailed
 
 ROOT: Final = Path("/proc/sys")
@@ -19,6 +21,17 @@ _ALLOWED: Final = re.compile(
     r"|net/ipv4/conf/(?!\.\.?/)[^/\s]{1,15}/(forwarding|accept_redirects|send_redirects|src_valid_mark)"
     r"|net/ipv6/conf/(?!\.\.?/)[^/\s]{1,15}/(forwarding|accept_ra|addr_gen_mode|disable_ipv6)"
 )
+
+
+class RestoreSetting(msgspec.Struct, frozen=True, tag="setting"):
+    """A record (:mod:`qvpn_core.net.records`): the value before us, put back where ours stands."""
+
+    name: str
+    previous: str
+    ours: str
+
+    def __post_init__(self) -> None:
+        check(self.name)
 
 
 def check(name: str) -> None:

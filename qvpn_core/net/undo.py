@@ -18,8 +18,8 @@ from qvpn_core.net.records import (
     RemoveClientFirewall,
     RemoveRules,
     RemoveTun,
-    RestoreSetting,
 )
+from qvpn_core.net.sysctl import RestoreSetting
 
 R = TypeVar("R", bound=Record)
 

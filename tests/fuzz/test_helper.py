@@ -15,7 +15,8 @@ from qvpn_core.helper import protocol, wire
 from qvpn_core.helper.errors import NotAllowed
 from qvpn_core.helper.protocol import Prefixes, ProtocolError
 from qvpn_core.helper.watch import nftables_losses, rtnetlink_losses
-from qvpn_core.net.records import LEFTOVERS, Record, RestoreSetting
+from qvpn_core.net.records import LEFTOVERS, Record
+from qvpn_core.net.sysctl import RestoreSetting
 from tests.fuzz.harness import Target, fuzz
 
 PREFIXES = Prefixes(v4=b"\x08\x0a\0\0\0\x20\xc0\0\2\1", v6=b"\x40\xfd\x86" + bytes(14))

@@ -44,16 +44,16 @@ KINDS = {
 }
 
 
-def is_quic(seen: Seen) -> bool:
+def is_transport(seen: Seen) -> bool:
     packet = seen.packet
-    ours = packet.protocol == UDP and packet.destination_port == GATEWAY_PORT
+    ours = packet.protocol in (UDP, TCP) and packet.destination_port == GATEWAY_PORT
     return not seen.outgoing and ours and packet.destination in GATEWAYS
 
 
 def is_leak(seen: Seen) -> bool:
     """Whether the client, or who is behind it, sent this beside the tunnel."""
     packet = seen.packet
-    if seen.outgoing or is_quic(seen):  # the former is of the router, to the client
+    if seen.outgoing or is_transport(seen):  # the former is of the router, to the client
         return False
     if packet.destination_port == plan.DNS_PORT and GATEWAY_NAME in packet.data:
         return False
@@ -66,7 +66,7 @@ def since_the_first_to_the_gateway() -> Callable[[Seen], bool]:
 
     def match(seen: Seen) -> bool:
         nonlocal connecting
-        connecting = connecting or is_quic(seen)
+        connecting = connecting or is_transport(seen)
         return connecting and is_leak(seen)
 
     return match

@@ -72,7 +72,7 @@ table inet portal {
   }
   chain forward {
     type filter hook forward priority filter - 1
-    iifname "lan0" udp dport 443 reject with icmpx type admin-prohibited
+    iifname "lan0" meta l4proto { tcp, udp } th dport 443 reject with icmpx type admin-prohibited
   }
 }
 """

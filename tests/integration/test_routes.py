@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.world import Capture, Namespace, Seen, plan, probes
-from tests.world.packets import ICMP6, UDP
+from tests.world.packets import ICMP6, TCP, UDP
 from tests.world.vpn import GATEWAY_PORT, Vpn, VpnClient, until
 
 # Generous, for a machine that is busy with other tests.
@@ -186,11 +186,11 @@ def test_a_kill_switch_for_some_networks_leaves_the_others_alone(
 
 
 def leak(seen: Seen) -> bool:
-    """Whether the client sent this, and not as QUIC to the gateway or to keep the link alive."""
+    """Whether the client sent this, and not as a transport to the gateway or to keep the link alive."""
     packet = seen.packet
     if seen.outgoing:  # of the router, to the client
         return False
-    if packet.protocol == UDP and packet.destination_port == GATEWAY_PORT:
+    if packet.protocol in (UDP, TCP) and packet.destination_port == GATEWAY_PORT:
         return (packet.source, packet.destination) != (plan.CLIENT4, plan.GATEWAY4)
     # Neighbour discovery and multicast listener reports (RFC 4861, RFC 3810).
     return not (packet.protocol == ICMP6 and packet.data[packet.transport] in LINK_CHATTER)
@@ -201,7 +201,7 @@ LINK_CHATTER = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 
 @contextlib.contextmanager
 def nothing_leaks(vpn: Vpn) -> Iterator[None]:
-    """What is done inside leaves the client only as QUIC to the gateway."""
+    """What is done inside leaves the client only as QUIC or TLS to the gateway."""
     with Capture(vpn.world.router, "lan0", leak) as capture:
         yield
     assert capture.seen == []
