@@ -34,6 +34,7 @@ LINK_CHATTER = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 GATEWAYS = (plan.GATEWAY4, plan.GATEWAY6)
 #: The question for the gateway's own name (RFC 1035 section 3.1).
 GATEWAY_NAME = b"\x07gateway\x04test\x00"
+PORTAL_CHECK = b"\x11connectivitycheck\x07gstatic\x03com\x00"
 #: Seconds that an event lasts that has no end of its own: dozens of packets of each kind.
 WHILE = 0.7
 
@@ -55,8 +56,10 @@ def is_leak(seen: Seen) -> bool:
     packet = seen.packet
     if seen.outgoing or is_transport(seen):  # the former is of the router, to the client
         return False
-    if packet.destination_port == plan.DNS_PORT and GATEWAY_NAME in packet.data:
-        return False
+    if packet.destination_port == plan.DNS_PORT:
+        # A gateway's name, and that of the check for a captive portal when no gateway answers.
+        if GATEWAY_NAME in packet.data or PORTAL_CHECK in packet.data:
+            return False
     return not (packet.protocol == ICMP6 and packet.data[packet.transport] in LINK_CHATTER)
 
 

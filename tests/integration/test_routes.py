@@ -186,16 +186,19 @@ def test_a_kill_switch_for_some_networks_leaves_the_others_alone(
 
 
 def leak(seen: Seen) -> bool:
-    """Whether the client sent this, and not as a transport to the gateway or to keep the link alive."""
+    """Whether the client sent this, neither to the gateway nor to keep the link alive."""
     packet = seen.packet
     if seen.outgoing:  # of the router, to the client
         return False
     if packet.protocol in (UDP, TCP) and packet.destination_port == GATEWAY_PORT:
         return (packet.source, packet.destination) != (plan.CLIENT4, plan.GATEWAY4)
+    if packet.destination_port == plan.DNS_PORT and PORTAL_CHECK in packet.data:
+        return False  # asked when no gateway answers
     # Neighbour discovery and multicast listener reports (RFC 4861, RFC 3810).
     return not (packet.protocol == ICMP6 and packet.data[packet.transport] in LINK_CHATTER)
 
 
+PORTAL_CHECK = b"\x11connectivitycheck\x07gstatic\x03com\x00"
 LINK_CHATTER = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 
 
