@@ -85,12 +85,13 @@ def test_tcp_arrives_whole_both_ways(faulty: Vpn, fault: dict[str, float], famil
 def test_udp_loses_no_more_than_the_path_does(faulty: Vpn, fault: dict[str, float]) -> None:
     relay = faulty.world.relay
     relay.set(**fault)
-    before = gone(faulty)
+    before = gone(faulty) + expired(faulty)
     # Each datagram in a packet of its own, so that a lost packet is one lost datagram.
     echoes = probes.udp_echo(
         faulty.world.client, plan.ALPHA.v4, count=500, size=1000, interval=0.002, wait=2.0
     )
-    assert 500 - echoes.distinct <= gone(faulty) - before
+    # A busy machine may let packets wait too long; then the tunnel drops them, and says so.
+    assert 500 - echoes.distinct <= gone(faulty) + expired(faulty) - before
     # Damage and duplicates of the path end at the tunnel: QUIC's tag and packet numbers.
     assert (echoes.damaged, len(echoes.numbers)) == (0, echoes.distinct)
 
@@ -99,6 +100,13 @@ def gone(vpn: Vpn) -> int:
     """How many packets the path has taken in either direction, or made useless."""
     lines = [vpn.world.relay.counters("up"), vpn.world.relay.counters("down")]
     return sum(line.lost + line.corrupted + line.queue_full for line in lines)
+
+
+def expired(vpn: Vpn) -> int:
+    """How many packets waited too long at either end of the tunnel."""
+    sessions = vpn.gateway.peek()["sessions"]
+    drops = [vpn.clients[0].peek()["drops"], *(session["drops"] for session in sessions)]
+    return sum(each.get("queue-expired", 0) for each in drops)
 
 
 def test_a_slow_link_with_a_small_queue_is_shared_by_a_download_and_a_ping(faulty: Vpn) -> None:
