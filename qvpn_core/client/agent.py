@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -56,10 +56,15 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    name: str, policy: RoutePolicy, on_change: Callable[[Tunnel, Change], None] | None = None
+    name: str,
+    policy: RoutePolicy,
+    on_change: Callable[[Tunnel, Change], None] | None = None,
+    *,
+    signals: bool = True,
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
+    Without `signals` these are left to the caller, who may cancel instead, to the same effect.
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
@@ -70,8 +75,8 @@ async def run(
         tunnel.subscribe(lambda change: on_change(tunnel, change))
     with instance.single_instance():
         instance.forget_failure()
-        async with control.serve(lambda request: _answer(request, tunnel, over)):
-            with _signals(tunnel.disconnect):
+        async with control.serve(lambda request: _answer(request, tunnel, over), tunnel.watch):
+            with _signals(tunnel.disconnect) if signals else nullcontext():
                 try:
                     await tunnel.run()
                 except QvpnError:
@@ -81,7 +86,7 @@ async def run(
                     over.set()
 
 
-async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
+async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
     match request:
         case control.StatusRequest():
             return control.StatusReply(tunnel.status())
@@ -93,6 +98,13 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
                 )
             tunnel.disconnect()
             await over.wait()
+            return control.Done()
+        case control.RoutesRequest(mode, destinations, excluded):
+            tunnel.set_policy(
+                profiles.route_policy(
+                    mode, profiles.parse_networks(destinations), profiles.parse_networks(excluded)
+                )
+            )
             return control.Done()
         case control.ExplainRequest(destination=destination):
             try:

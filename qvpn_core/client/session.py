@@ -21,7 +21,7 @@ from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
@@ -118,12 +118,14 @@ class Session:
         attachment: Attachment,
         *,
         on_up: Callable[[], None],
+        on_stage: Callable[[Stage], None],
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
         self._on_up = on_up
+        self._on_stage = on_stage
         self._link = _Link()
         self._tun: Tun | None = None
 
@@ -137,7 +139,9 @@ class Session:
         tunnel = self._link.tunnel = await self._connect()
         try:
             self._learn_pins(tunnel)
+            self._on_stage("addresses")
             await self._receive_configuration(tunnel)
+            self._on_stage("routes")
             tun = self._tun = await self._attachment.attach(self._plan(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
             datapath.start(self._own_addresses())
@@ -148,6 +152,20 @@ class Session:
             if self._link.datapath is not None:
                 self._link.datapath.close()
             tunnel.close(_error_code(self._link.end))
+
+    def set_policy(self, policy: RoutePolicy) -> None:
+        """Route by `policy` from now on; a live session follows at once, without a gap.
+
+        Raises what `plan_network` raises, and then changes nothing.
+        """
+        before, self._policy = self._policy, policy
+        if self._link.tunnel is not None and self._tun is not None:
+            try:
+                self._plan(self._link.tunnel)
+            except QvpnError:
+                self._policy = before
+                raise
+        self._link.news.set()
 
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
@@ -173,6 +191,7 @@ class Session:
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
+            lost_packets=counters.lost_packets,
             drops={**counters.dropped, **link.datapath.counters.dropped},
         )
 
@@ -186,6 +205,7 @@ class Session:
             handler=self._link,
             addresses=self._known_addresses(),
             socket_factory=_marked_socket,
+            on_stage=self._on_stage,
             tickets=TicketFile(profile.name),
         )
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,13 +23,15 @@ from qvpn_core.client.planner import Explanation, RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.session import Session
 from qvpn_core.client.states import Action, Event, Machine, State, Transition
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.errors import QvpnError
 from qvpn_core.net.plan import IPAddress
 
 log = logging.getLogger("qvpn.tunnel")
 
 _OVER = frozenset({State.DISCONNECTED, State.FAILED})
+#: Seconds between two looks of `watch` at counters and round trips.
+WATCH_INTERVAL = 1.0
 
 
 class InternalError(QvpnError):
@@ -69,6 +72,9 @@ class Tunnel:
         self._attachment = Attachment()
         self._actions: asyncio.Queue[Action] = asyncio.Queue(maxsize=16)
         self._listeners: list[Callable[[Change], None]] = []
+        self._watchers: list[asyncio.Event] = []
+        self._over = False
+        self._stage: Stage | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -94,6 +100,8 @@ class Tunnel:
                 await self._perform(await self._actions.get())
         finally:
             await self._close()
+            self._over = True
+            self._tell()
         if self.state is State.FAILED:
             assert self.error is not None
             raise self.error
@@ -106,11 +114,42 @@ class Tunnel:
         """A network came up: a pause between two attempts ends now."""
         self._feed(Event.NETWORK_UP)
 
+    def set_policy(self, policy: RoutePolicy) -> None:
+        """Route by `policy` from now on; a live session follows without reconnecting.
+
+        Raises GatewayRefused when it would make too many routes, and then changes nothing.
+        """
+        if self._session is not None:
+            self._session.set_policy(policy)
+        self.policy = policy
+        self._tell()
+
+    async def watch(self) -> AsyncGenerator[Status, None]:
+        """The status now, after every change and every second, until `run` is over."""
+        news = asyncio.Event()
+        self._watchers.append(news)
+        try:
+            while True:
+                news.clear()
+                over = self._over
+                yield self.status()
+                if over:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_INTERVAL):
+                        await news.wait()
+        finally:
+            self._watchers.remove(news)
+
     def status(self) -> Status:
         """A snapshot for people and programs."""
         return msgspec.structs.replace(
             self._session.snapshot() if self._session else Status(),
             state=self.state,
+            stage=self._stage,
+            mode=self.policy.mode,
+            destinations=tuple(map(str, self.policy.destinations)),
+            excluded=tuple(map(str, self.policy.excluded)),
             profile=self.profile.name,
             gateway=self.profile.gateway,
             since=self.since.isoformat(timespec="seconds"),
@@ -140,6 +179,19 @@ class Tunnel:
         self._set_timer()
         for listener in tuple(self._listeners):
             listener(Change(transition, error))
+        self._tell()
+
+    def _staged(self, stage: Stage | None) -> None:
+        self._stage = stage
+        self._tell()
+
+    def _tell(self) -> None:
+        for news in self._watchers:
+            news.set()
+
+    def _up(self) -> None:
+        self._staged(None)
+        self._feed(Event.SESSION_UP)
 
     def _set_timer(self) -> None:
         self._cancel_timer()
@@ -165,7 +217,11 @@ class Tunnel:
 
     async def _run_session(self) -> None:
         session = self._session = Session(
-            self.profile, self.policy, self._attachment, on_up=lambda: self._feed(Event.SESSION_UP)
+            self.profile,
+            self.policy,
+            self._attachment,
+            on_up=self._up,
+            on_stage=self._staged,
         )
         try:
             await session.run()
@@ -176,7 +232,7 @@ class Tunnel:
             ended = InternalError(f"qvpn has a defect: {defect!r}", "please report it")
         finally:
             self.profile = session.profile
-            self._attempt = self._session = None
+            self._attempt = self._session = self._stage = None
         self._feed(Event.SESSION_LOST if ended.transient else Event.SESSION_REJECTED, ended)
 
     async def _close(self) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
@@ -50,8 +50,8 @@ from qvpn_core.transport.udp import UdpSocket, address_text
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
 SocketFactory = Callable[[int, int], Awaitable[socket.socket]]
-#: Told the stages of connecting: ``resolving``, ``handshake``, ``authenticating``.
-StageHandler = Callable[[str], None]
+#: Told the stages of connecting, in this order; again from ``handshake`` for a further address.
+StageHandler = Callable[[Literal["resolving", "handshake", "authenticating"]], None]
 #: Makes a request once the connection is there whose exporter its credential is made from.
 RequestMaker = Callable[[Exporter], Request]
 
