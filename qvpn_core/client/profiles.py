@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -24,6 +24,7 @@ import msgspec
 from qvpn_core.client import keys, paths
 from qvpn_core.client.keys import KeyPlace
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand, split_template
@@ -58,6 +59,7 @@ class Profile:
     #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
+    kill_switch: KillSwitchMode = "off"
     transport: TransportChoice = "auto"
 
     @property
@@ -94,6 +96,7 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     mode: RouteMode = "all"
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    kill_switch: KillSwitchMode = "off"
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -203,7 +206,7 @@ def save(profile: Profile, *, replace: bool = False) -> Path:
         check_free(profile.name)
     try:
         paths.make_private(path.parent)
-        paths.write_private(path, _toml(_to_file(profile)).encode())
+        paths.write_private(path, _toml(_sections(profile)).encode())
     except OSError as error:
         raise unwritable(error, path) from error
     return path
@@ -243,6 +246,37 @@ def remove(name: str) -> None:
         raise UsageError(f"no profile {name!r} in {path.parent}", _known_profiles()) from None
     except OSError as error:
         raise unwritable(error, path) from error
+
+
+def rename(old: str, new: str) -> Profile:
+    """Give a profile, and the device's key with it, another name.
+
+    The new one is complete before the old one goes. Raises UsageError (unknown, taken, not a name),
+    KeyUnavailable, QvpnError (disk).
+    """
+    profile = changed(load(old), name=check_name(new))
+    check_free(new)
+    if profile.key is not None:
+        key = keys.load(old, profile.key)
+        try:
+            profile = changed(profile, key=keys.store(new, key))
+        except OSError as error:
+            raise unwritable(error) from error
+    try:
+        save(profile)
+    except BaseException:
+        if profile.key is not None:
+            keys.delete(new, profile.key)
+        raise
+    remove(old)
+    return profile
+
+
+def exported(profile: Profile) -> str:
+    """The profile's file without its credential: to show, to keep, to ask somebody about."""
+    sections = _sections(profile)
+    del sections["credential"]
+    return _toml(sections)
 
 
 def names() -> list[str]:
@@ -304,6 +338,7 @@ def _checked(name: str, file: _File) -> Profile:
         policy=route_policy(
             routes.mode, parse_networks(routes.destinations), parse_networks(routes.excluded)
         ),
+        kill_switch=routes.kill_switch,
         transport=gateway.transport,
     )
 
@@ -323,14 +358,20 @@ def _to_file(profile: Profile) -> _File:
             mode=policy.mode,
             destinations=tuple(map(str, policy.destinations)),
             excluded=tuple(map(str, policy.excluded)),
+            kill_switch=profile.kill_switch,
         ),
     )
 
 
-def _toml(file: _File) -> str:
-    """The file as TOML. JSON's strings, numbers and arrays are also TOML's."""
+def _sections(profile: Profile) -> dict[str, dict[str, object]]:
+    sections: dict[str, dict[str, object]] = msgspec.to_builtins(_to_file(profile))
+    return sections
+
+
+def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    """A file as TOML. JSON's strings, numbers and arrays are also TOML's."""
     lines: list[str] = []
-    for section, values in msgspec.to_builtins(file).items():
+    for section, values in sections.items():
         lines += [f"[{section}]"]
         lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]
         lines += [""]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal
 
 
 class State(StrEnum):
@@ -73,6 +74,9 @@ class FirewallPolicy(StrEnum):
     BLOCK_ALL_BUT_TUNNEL = "block-all-but-tunnel"
     BLOCK_ALL = "block-all"
 
+
+#: The user's choice: never; from connecting to disconnecting; until it is unlocked.
+KillSwitchMode = Literal["off", "on", "always"]
 
 #: What the firewall does in each state while the kill switch is on; without it, always OPEN.
 FIREWALL: Mapping[State, FirewallPolicy] = MappingProxyType(
