@@ -50,7 +50,7 @@ class Defects(QObject):
         """Log a defect and show it, unless one is shown already."""
         log.error("a defect", exc_info=error)
         lines = (
-            f"qvpn {version('qvpn')}, Python {platform.python_version()}, Qt {qVersion()}, "
+            f"qvpn {version('qvpn')}, Python {platform.python_version()}, Qt {qVersion()}\n",
             f"Linux {platform.release()}\n\n",
             *traceback.format_exception(error),
         )

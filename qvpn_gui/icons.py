@@ -1,8 +1,8 @@
 """Drawings in any size and colour.
 
-Each drawing is one shape with cut-outs and no colour of its own, so that the same file is a symbolic
-icon for a desktop's icon theme, a tray icon in a state's colour, and an ornament in a window's text
-colour. It knows nothing about states; that is `theme.py`.
+Each drawing is one shape with cut-outs and no colour of its own, so that the same file is a
+symbolic icon for a desktop's icon theme, a tray icon in a state's colour, and an ornament in a
+window's text colour. It knows nothing about states; that is `theme.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIZES: Final = (16, 22, 24, 32, 44, 48, 64)
 
 
 def pixmap(name: str, size: int, color: QColor | None = None, ratio: float = 1.0) -> QPixmap:
-    """The drawing `name` at `size` device-independent pixels; in its own colours without `color`."""
+    """A drawing at `size` device-independent pixels; without `color` in its own colours."""
     key = f"qvpn/{name}/{size}/{color.rgba() if color else ''}/{ratio}"
     found = QPixmap()
     if QPixmapCache.find(key, found):

@@ -52,7 +52,7 @@ class Sample:
 
 
 class SessionModel(QObject):
-    """The latest status and the recent traffic. Run `run` as a task for as long as the app lives."""
+    """The latest status and the recent traffic. `run` is a task for as long as the app lives."""
 
     #: The status changed in any field.
     changed = Signal()
@@ -94,7 +94,7 @@ class SessionModel(QObject):
         watcher = QFileSystemWatcher([str(directory)], self)
         watcher.directoryChanged.connect(self._news.set)
         # How the last agent failed, when nobody has taken notice yet.
-        self._take(instance.last_failure() or Status())
+        self.show(instance.last_failure() or Status())
         failures = 0
         while True:
             self._news.clear()
@@ -103,7 +103,7 @@ class SessionModel(QObject):
                 async for status in remote.follow():
                     heard = True
                     self._expected = False
-                    self._take(status)
+                    self.show(status)
             if heard:
                 self._gone()
             failures = 0 if heard else failures + 1
@@ -121,15 +121,15 @@ class SessionModel(QObject):
         """
         if profile is not None:
             self._expected = True
-            self._take(Status(state=State.CONNECTING, profile=profile, since=_now()))
+            self.show(Status(state=State.CONNECTING, profile=profile, since=_now()))
         elif self._expected:
             self._expected = False
-            self._take(Status())
+            self.show(Status())
 
     def fail(self, profile: str, error: QvpnError) -> None:
         """Show why a tunnel could not even be tried."""
         self._expected = False
-        self._take(
+        self.show(
             Status(
                 state=State.FAILED,
                 profile=profile,
@@ -143,7 +143,7 @@ class SessionModel(QObject):
         """The user has taken notice of a failure that is over."""
         instance.forget_failure()
         if self.state is State.FAILED:
-            self._take(Status())
+            self.show(Status())
 
     def _gone(self) -> None:
         """The agent is gone. What it said last stays when it was its end, else it died."""
@@ -151,9 +151,9 @@ class SessionModel(QObject):
             return
         before = self.status
         if before.state is State.DISCONNECTING:
-            self._take(Status())
+            self.show(Status())
             return
-        self._take(
+        self.show(
             Status(
                 state=State.FAILED,
                 profile=before.profile,
@@ -164,7 +164,8 @@ class SessionModel(QObject):
             )
         )
 
-    def _take(self, status: Status) -> None:
+    def show(self, status: Status) -> None:
+        """Take a status for the present one."""
         before, self.status = self.status, status
         self._count(status)
         if status != before:

@@ -84,8 +84,7 @@ class Words(QObject):
 
     def since(self, when: str) -> str:
         """Since when a state lasts: the hour, on other days the day too."""
-        local = datetime.fromisoformat(when).astimezone()
-        moment = QDateTime(local.year, local.month, local.day, local.hour, local.minute)  # type: ignore[call-overload]
+        moment = QDateTime.fromSecsSinceEpoch(int(datetime.fromisoformat(when).timestamp()))
         locale = QLocale()
         hour = locale.toString(moment.time(), QLocale.FormatType.ShortFormat)
         if moment.date() == QDateTime.currentDateTime().date():

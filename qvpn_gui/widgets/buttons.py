@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QPointF, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QEnterEvent, QPainter, QPaintEvent, QPen, QTransform
+from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QTransform
 from PySide6.QtWidgets import QAbstractButton, QPushButton, QSizePolicy, QWidget
 
 from qvpn_gui import icons, theme
 
 
-class _Hovering(QAbstractButton):
-    """Repaints when the pointer or the keyboard comes and goes."""
-
-    def enterEvent(self, event: QEnterEvent) -> None:
-        self.update()
-        super().enterEvent(event)
-
-    def leaveEvent(self, event: QEvent) -> None:
-        self.update()
-        super().leaveEvent(event)
-
-
-class LargeButton(QPushButton, _Hovering):
+class LargeButton(QPushButton):
     """The one thing to do in a window. Filled in the accent colour, or quiet."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -31,6 +19,7 @@ class LargeButton(QPushButton, _Hovering):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setFont(theme.scaled(self.font(), 1.15, bold=True))
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)  # repainted as the pointer comes and goes
 
     def set_quiet(self, quiet: bool) -> None:
         """Quiet buttons do not ask to be pressed."""
@@ -75,7 +64,7 @@ class LargeButton(QPushButton, _Hovering):
         )
 
 
-class RowButton(_Hovering):
+class RowButton(QAbstractButton):
     """A row that says how something is set, and leads to where it is changed."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -84,6 +73,7 @@ class RowButton(_Hovering):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)  # repainted as the pointer comes and goes
 
     def set_row(self, label: str, value: str) -> None:
         """What is set, and how."""

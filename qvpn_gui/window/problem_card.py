@@ -90,6 +90,6 @@ def details(status: Status) -> str:
         (
             f"{status.state}: {status.error}",
             f"reason {status.reason}, gateway {status.gateway}, since {status.since}",
-            f"qvpn {version('qvpn')}, Linux {platform.release()}, Python {platform.python_version()}",
+            f"qvpn {version('qvpn')}, Linux {platform.release()}",
         )
     )

@@ -1,0 +1,91 @@
+"""Pictures of every window in every state, light and dark, at 100 % and at 200 %.
+
+``python -m tests.gui.gallery DIRECTORY`` needs no display. Qt takes the scale from the environment
+when it starts, so there is a process for each.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_SCALES = (1, 2)
+
+
+def main() -> int:
+    """Draw everything into the directory that the command line names."""
+    directory = Path(sys.argv[1])
+    directory.mkdir(parents=True, exist_ok=True)
+    if "QT_SCALE_FACTOR" in os.environ:
+        _draw(directory, int(os.environ["QT_SCALE_FACTOR"]))
+        return 0
+    for scale in _SCALES:
+        with tempfile.TemporaryDirectory(prefix="qvpn-gallery-") as home:
+            environment = os.environ | {
+                "QT_QPA_PLATFORM": "offscreen",
+                "QT_SCALE_FACTOR": str(scale),
+                "QVPN_CONFIG_DIR": f"{home}/config",
+                "QVPN_STATE_DIR": f"{home}/state",
+                "QVPN_RUNTIME_DIR": f"{home}/run",
+                "XDG_CONFIG_HOME": home,
+                "TZ": "UTC",
+            }
+            command = [sys.executable, "-m", "tests.gui.gallery", str(directory)]
+            subprocess.run(command, env=environment, check=True, timeout=120)
+    return 0
+
+
+def _draw(directory: Path, scale: int) -> None:
+    from PySide6.QtCore import Qt
+
+    from qvpn_gui.app import make_qt
+    from qvpn_gui.loop import Loop
+
+    qt = make_qt(["qvpn-gui"])
+    with Loop(qt):
+        for name, scheme in (("light", Qt.ColorScheme.Light), ("dark", Qt.ColorScheme.Dark)):
+            qt.styleHints().setColorScheme(scheme)
+            for window, widget in _windows():
+                widget.show()
+                qt.processEvents()
+                widget.grab().save(str(directory / f"{window}-{name}-{scale}00.png"))
+                widget.hide()
+                widget.deleteLater()
+
+
+def _windows() -> Iterator[tuple[str, object]]:
+    from qvpn_core.client import profiles
+    from qvpn_gui.actions import Actions
+    from qvpn_gui.dialogs.defect import DefectDialog
+    from qvpn_gui.dialogs.profiles import ProfilesDialog
+    from qvpn_gui.session_model import SessionModel
+    from qvpn_gui.window.main_window import MainWindow
+    from qvpn_gui.words import Words
+    from tests.gui.samples import STATUSES, traffic
+
+    words = Words()
+    for name in profiles.names():
+        profiles.remove(name)
+    model = SessionModel()
+    yield "first-run", MainWindow(model, Actions(model), words)
+    for name in ("work", "home"):
+        profiles.save(profiles.make_profile(name, "vpn.example.org", "x" * 40))
+    for name, status in STATUSES.items():
+        model = SessionModel()
+        window = MainWindow(model, Actions(model), words)
+        model.show(status)
+        if status.transport:
+            model.samples.extend(traffic())
+        window.session.button.setFocus()
+        yield f"window-{name}", window
+    model = SessionModel()
+    yield "profiles", ProfilesDialog(model, Actions(model), words)
+    yield "defect", DefectDialog("Traceback (most recent call last):\n  …\nZeroDivisionError")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
