@@ -104,9 +104,11 @@ class Actions(QObject):
     # Commands
 
     def toggle(self) -> None:
-        """Connect the chosen profile, or disconnect."""
-        if self._model.wanted or self._model.state is State.BLOCKED:
+        """Connect the chosen profile, or disconnect; where a kill switch holds, try again."""
+        if self._model.wanted:
             self.disconnect_session()
+        elif self._model.state is State.BLOCKED:
+            self.retry()
         elif (name := self.profile) is not None:
             self.connect_to(name)
 
@@ -118,6 +120,10 @@ class Actions(QObject):
     def disconnect_session(self) -> None:
         """End the session, or the block of a kill switch."""
         self._start(self._down())
+
+    def retry(self) -> None:
+        """Do not wait for the next attempt."""
+        self._start(self._retry())
 
     def set_policy(self, policy: Policy) -> None:
         """Store a route policy in the chosen profile; a live session follows at once."""
@@ -205,6 +211,9 @@ class Actions(QObject):
             await asyncio.to_thread(instance.wait_until_gone, _GONE)
         else:
             self._model.forget_failure()
+
+    async def _retry(self) -> None:
+        await remote.ask(control.RetryRequest())
 
     async def _set_policy(self, name: str, policy: Policy) -> None:
         parsed = policy.parse()

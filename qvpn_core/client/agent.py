@@ -106,6 +106,9 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
                 )
             )
             return control.Done()
+        case control.RetryRequest():
+            tunnel.retry()
+            return control.Done()
         case control.ExplainRequest(destination=destination):
             try:
                 explanation = tunnel.explain(ip_address(destination))

@@ -62,6 +62,10 @@ class RoutesRequest(msgspec.Struct, frozen=True, tag="routes", tag_field="comman
     excluded: tuple[str, ...] = ()
 
 
+class RetryRequest(msgspec.Struct, frozen=True, tag="retry", tag_field="command"):
+    """Try again now, while a lost tunnel waits or a kill switch holds; answered by Done."""
+
+
 class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="reply"):
     """What the tunnel does."""
 
@@ -89,7 +93,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
 
 
 #: What has one answer.
-Question = StatusRequest | DownRequest | ExplainRequest | RoutesRequest
+Question = StatusRequest | DownRequest | ExplainRequest | RoutesRequest | RetryRequest
 Request = Question | SubscribeRequest
 Reply = StatusReply | ExplainReply | Done | Refusal
 Answer = Callable[[Question], Awaitable[Reply]]

@@ -110,6 +110,13 @@ class Tunnel:
         """End the tunnel; `run` returns when nothing of it is left. Idempotent."""
         self._feed(Event.DISCONNECT)
 
+    def retry(self) -> None:
+        """The user does not want to wait: a pause ends, a tunnel given up starts afresh."""
+        if self.state is State.BLOCKED:
+            self._feed(Event.CONNECT)
+        elif self.state is State.RECONNECTING:
+            self._feed(Event.NETWORK_UP)
+
     def network_up(self) -> None:
         """A network came up: a pause between two attempts ends now."""
         self._feed(Event.NETWORK_UP)

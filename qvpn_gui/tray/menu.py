@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from PySide6.QtCore import Signal
-from PySide6.QtGui import QAction, QActionGroup
+from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QMenu, QWidget
 
-from qvpn_core.client.states import KillSwitchMode, State
+from qvpn_core.client.states import State
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Policy
+from qvpn_gui.widgets.choices import Choices, with_value
+from qvpn_gui.window.kill_switch_menu import KillSwitchMenu
 from qvpn_gui.words import Words
-
-#: An entry of a choice: its text, whether it holds, what choosing it does.
-Choice = tuple[str, bool, Callable[[], None]]
 
 
 class TrayMenu(QMenu):
@@ -40,10 +37,12 @@ class TrayMenu(QMenu):
         self._state.setEnabled(False)
         self._toggle = self.addAction("")
         self._toggle.triggered.connect(actions.toggle)
+        self._release = self.addAction(self.tr("&Release the block"))
+        self._release.triggered.connect(actions.disconnect_session)
         self.addSeparator()
-        self._profiles = _Choices(self.tr("&Profile"), self)
-        self._routes = _Choices(self.tr("&Routes"), self)
-        self._kill_switch = _Choices(self.tr("&Kill switch"), self)
+        self._profiles = Choices(self.tr("&Profile"), self)
+        self._routes = Choices(self.tr("&Routes"), self)
+        self._kill_switch = KillSwitchMenu(actions, self)
         for choices in (self._profiles, self._routes, self._kill_switch):
             self.addMenu(choices)
         self.addSeparator()
@@ -63,20 +62,22 @@ class TrayMenu(QMenu):
         if status.state is State.CONNECTED and status.since:
             line += f", {self._words.since(status.since)}"
         _set_text(self._state, line)
-        if status.state is State.BLOCKED:
-            _set_text(self._toggle, self.tr("&Release the block"))
-        elif self._model.wanted:
+        blocked = status.state is State.BLOCKED
+        self._release.setVisible(blocked)
+        if self._model.wanted:
             _set_text(self._toggle, self.tr("&Disconnect"))
+        elif blocked or status.state is State.FAILED:
+            _set_text(self._toggle, self.tr("&Try again"))
         else:
             _set_text(self._toggle, self.tr("&Connect"))
         self._toggle.setEnabled(chosen is not None and status.state is not State.DISCONNECTING)
         names = actions.profile_names()
         self._profiles.offer(
-            [(name, name == chosen, _with(actions.choose, name)) for name in names]
+            [(name, name == chosen, with_value(actions.choose, name)) for name in names]
         )
         self._profiles.menuAction().setVisible(len(names) > 1)
         self._offer_policies()
-        self._offer_kill_switch()
+        self._kill_switch.menuAction().setVisible(actions.stored_profile() is not None)
 
     def _offer_policies(self) -> None:
         now = self._policy()
@@ -87,7 +88,11 @@ class TrayMenu(QMenu):
         everything = Policy("all")
         offered = list(dict.fromkeys((everything, now, *recent)))
         choices = [
-            (self._policy_words(policy), policy == now, _with(self._actions.set_policy, policy))
+            (
+                self._policy_words(policy),
+                policy == now,
+                with_value(self._actions.set_policy, policy),
+            )
             for policy in offered
         ]
         self._routes.offer(choices, (self.tr("&Choose…"), self.routes.emit))
@@ -106,55 +111,6 @@ class TrayMenu(QMenu):
         if not names:
             return words
         return f"{words}: {names[0]}{', …' if len(names) > 1 else ''}"
-
-    def _offer_kill_switch(self) -> None:
-        profile = self._actions.stored_profile()
-        self._kill_switch.menuAction().setVisible(profile is not None)
-        if profile is None:
-            return
-        modes: list[tuple[KillSwitchMode, str]] = [
-            ("off", self.tr("&Off")),
-            ("on", self.tr("While &connected")),
-            ("always", self.tr("&Always")),
-        ]
-        self._kill_switch.offer(
-            [
-                (text, mode == profile.kill_switch, _with(self._actions.set_kill_switch, mode))
-                for mode, text in modes
-            ]
-        )
-
-
-class _Choices(QMenu):
-    """A submenu of which one entry holds."""
-
-    def __init__(self, title: str, parent: QWidget) -> None:
-        super().__init__(title, parent)
-        self._offered: list[tuple[str, bool]] = []
-
-    def offer(
-        self, choices: Sequence[Choice], more: tuple[str, Callable[[], None]] | None = None
-    ) -> None:
-        """Show these choices, and below them a way to more."""
-        offered = [(text, holds) for text, holds, _ in choices]
-        if offered == self._offered:
-            return
-        self._offered = offered
-        self.clear()
-        group = QActionGroup(self)
-        for text, holds, choose in choices:
-            action = QAction(text, self, checkable=True, checked=holds)
-            action.triggered.connect(choose)
-            group.addAction(action)
-            self.addAction(action)
-        if more is not None:
-            self.addSeparator()
-            self.addAction(more[0]).triggered.connect(more[1])
-
-
-def _with(call: Callable[..., None], value: object) -> Callable[[], None]:
-    """`call` with a value, without the `checked` that Qt passes on."""
-    return lambda *_: call(value)
 
 
 def _set_text(action: QAction, text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from qvpn_gui import theme
@@ -56,11 +56,14 @@ class TrafficGraph(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.save()
         if self.layoutDirection() is Qt.LayoutDirection.RightToLeft:
             painter.translate(self.width(), 0)
             painter.scale(-1, 1)
         palette = self.palette()
-        area = QRectF(self.rect()).adjusted(0, 4, 0, -1)
+        small = theme.scaled(self.font(), 0.8)
+        head = QFontMetricsF(small).height() + 2  # the axis is named above it
+        area = QRectF(self.rect()).adjusted(0, head, 0, -1)
         top = ceiling(max((max(sent, received) for _, sent, received in self._points), default=0))
         painter.setPen(QPen(theme.line(palette), 1))
         for share in (0.0, 0.5, 1.0):
@@ -68,11 +71,11 @@ class TrafficGraph(QWidget):
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
         if len(self._points) > 1:
             self._draw(painter, area, top)
-        painter.resetTransform()
-        painter.setFont(theme.scaled(self.font(), 0.8))
+        painter.restore()
+        painter.setFont(small)
         painter.setPen(theme.dim(palette))
         flags = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeading
-        painter.drawText(area.adjusted(2, 3, -2, 0), int(flags), self._rate(top))
+        painter.drawText(QRectF(self.rect()), int(flags), self._rate(top))
 
     def _draw(self, painter: QPainter, area: QRectF, top: float) -> None:
         now = self._points[-1][0]

@@ -55,14 +55,14 @@ class DetailsCard(Card):
     def _facts(self, status: Status) -> dict[str, str]:
         loss = self._model.loss
         facts = {
-            self.tr("Your addresses"): "\n".join(
+            self.tr("Your addresses"): "  ".join(
                 address.partition("/")[0] for address in status.addresses
             ),
-            self.tr("Name servers"): "\n".join(status.dns),
+            self.tr("Name servers"): "  ".join(status.dns),
             self.tr("Round trip"): (
                 self._words.milliseconds(status.rtt_ms) if status.rtt_ms is not None else ""
             ),
-            self.tr("Loss"): self._words.share(loss) if loss is not None else "",
+            self.tr("Lost packets"): self._words.share(loss) if loss is not None else "",
             self.tr("Largest packet"): (
                 self.tr("{number} bytes").format(number=status.mtu) if status.mtu else ""
             ),

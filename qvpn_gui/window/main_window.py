@@ -10,7 +10,6 @@ from PySide6.QtWidgets import (
     QMenu,
     QScrollArea,
     QStackedWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -20,6 +19,7 @@ from qvpn_core.errors import QvpnError
 from qvpn_gui import icons, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
+from qvpn_gui.widgets.buttons import MenuButton
 from qvpn_gui.widgets.texts import Text
 from qvpn_gui.window.first_run import FirstRunPage
 from qvpn_gui.window.session_page import SessionPage
@@ -51,8 +51,8 @@ class MainWindow(QWidget):
         self.session = SessionPage(model, actions, words)
         self.menu = QMenu(self)
         self._profile_menu = QMenu(self)
-        self._profile_button = QToolButton()
-        self._menu_button = QToolButton()
+        self._profile_button = MenuButton(self._profile_menu)
+        self._menu_button = MenuButton(self.menu)
         self._note = Text()
         self._note_timer = QTimer(self, singleShot=True, interval=_NOTE_SECONDS * 1000)
         self._pages = QStackedWidget()
@@ -67,14 +67,7 @@ class MainWindow(QWidget):
 
     def _build(self) -> None:
         self.setWindowTitle("qvpn")
-        self._profile_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self._profile_button.setMenu(self._profile_menu)
-        self._profile_button.setAutoRaise(True)
         self._profile_button.setFont(theme.scaled(self.font(), 1.05, bold=True))
-        self._profile_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
-        self._menu_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self._menu_button.setMenu(self.menu)
-        self._menu_button.setAutoRaise(True)
         self._menu_button.setAccessibleName(self.tr("Menu"))
         self._menu_button.setToolTip(self.tr("Menu"))
         self._menu_button.setShortcut(QKeySequence(Qt.Key.Key_F10))
@@ -94,7 +87,8 @@ class MainWindow(QWidget):
         rows.addWidget(self._note)
         rows.addWidget(self._pages, 1)
         self._colour()
-        self.resize(440, 700)
+        # All of a session, where the screen is high enough.
+        self.resize(440, min(820, round(self.screen().availableGeometry().height() * 0.9)))
         self.setMinimumWidth(360)
 
     def _build_menu(self) -> None:

@@ -19,10 +19,12 @@ from qvpn_gui.words import Words
 
 
 class ProblemCard(Card):
-    """Shown while an error explains the state. Retrying is the window's own large button."""
+    """Shown while an error explains the state."""
 
     #: The user wants the block of the kill switch to end.
     release = Signal()
+    #: The user does not want to wait for the next attempt.
+    retry = Signal()
     #: The user wants to paste a new invite.
     invite = Signal()
 
@@ -55,17 +57,19 @@ class ProblemCard(Card):
         self._remedy = remedy(status.reason, blocked=blocked)
         title = self._words.failure(status.reason) if status.error else self._words.state(status)
         self._title.setText(title)
-        self._details.setText(status.error or self._words.meaning(status))
+        self._details.setText(sentence(status.error or self._words.meaning(status)))
         self._button.setText(
             {
-                Remedy.RETRY: "",
+                Remedy.RETRY: self.tr("Try &now"),
                 Remedy.NETWORK: self.tr("&Network settings…"),
                 Remedy.RELEASE: self.tr("&Release the block"),
                 Remedy.INVITE: self.tr("Use a new &invite…"),
                 Remedy.COPY: self.tr("Copy &details"),
             }[self._remedy]
         )
-        self._button.setVisible(self._remedy is not Remedy.RETRY)
+        # After a failure, trying again is the window's own large button.
+        waiting = status.state is State.RECONNECTING
+        self._button.setVisible(waiting or self._remedy is not Remedy.RETRY)
 
     def _act(self) -> None:
         match self._remedy:
@@ -81,7 +85,12 @@ class ProblemCard(Card):
                 QGuiApplication.clipboard().setText(details(self._model.status))
                 self._button.setText(self.tr("Copied"))
             case Remedy.RETRY:
-                pass
+                self.retry.emit()
+
+
+def sentence(line: str) -> str:
+    """One of the core's lines, which start small, as a sentence."""
+    return line[:1].upper() + line[1:]
 
 
 def details(status: Status) -> str:

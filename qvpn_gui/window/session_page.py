@@ -10,10 +10,11 @@ from qvpn_gui import theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.buttons import LargeButton, RowButton
-from qvpn_gui.widgets.card import Card
+from qvpn_gui.widgets.card import Card, Separator
 from qvpn_gui.widgets.state_icon import StateIcon
 from qvpn_gui.widgets.texts import Dim, Text, Title
 from qvpn_gui.window.details_card import DetailsCard
+from qvpn_gui.window.kill_switch_menu import KillSwitchMenu
 from qvpn_gui.window.problem_card import ProblemCard
 from qvpn_gui.window.progress_card import ProgressCard
 from qvpn_gui.window.traffic_card import TrafficCard
@@ -41,7 +42,7 @@ class SessionPage(QWidget):
         self._model = model
         self._actions = actions
         self._words = words
-        self._icon = StateIcon(88)
+        self._icon = StateIcon(76)
         self.title, self.meaning, self.where = Title(), Text(), Dim()
         self.button = LargeButton()
         self.problem = ProblemCard(model, words)
@@ -49,12 +50,16 @@ class SessionPage(QWidget):
         self.traffic = TrafficCard(model, words)
         self.details = DetailsCard(model, words)
         self.route_row = RowButton()
+        self.kill_switch_row = RowButton()
+        self._kill_switch = KillSwitchMenu(actions, self)
         self._choices = Card()
         self._build()
         self.button.clicked.connect(actions.toggle)
         self.problem.release.connect(actions.disconnect_session)
+        self.problem.retry.connect(actions.retry)
         self.problem.invite.connect(self.invite)
         self.route_row.clicked.connect(self.routes)
+        self.kill_switch_row.clicked.connect(self._choose_kill_switch)
         model.changed.connect(self.refresh)
         actions.profiles_changed.connect(self.refresh)
         self.refresh()
@@ -64,7 +69,9 @@ class SessionPage(QWidget):
         for text in (self.title, self.meaning, self.where):
             text.setAlignment(centre)
         self._choices.rows.setContentsMargins(8, 6, 8, 6)
-        self._choices.rows.addWidget(self.route_row)
+        self._choices.rows.setSpacing(4)
+        for row in (self.route_row, Separator(), self.kill_switch_row):
+            self._choices.rows.addWidget(row)
         rows = QVBoxLayout(self)
         rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
         rows.setSpacing(theme.SPACE)
@@ -89,9 +96,9 @@ class SessionPage(QWidget):
         self.meaning.setText(words.meaning(status))
         self.where.setText(self._where())
         self.button.setText(
-            self.tr("&Disconnect") if model.wanted
-            else self.tr("&Release the block") if status.state is State.BLOCKED
-            else self.tr("&Try again") if status.state is State.FAILED
+            self.tr("&Cancel") if status.state is State.CONNECTING
+            else self.tr("&Disconnect") if model.wanted
+            else self.tr("&Try again") if status.state in (State.FAILED, State.BLOCKED)
             else self.tr("&Connect")
         )  # fmt: skip
         self.button.set_quiet(model.wanted)
@@ -104,6 +111,10 @@ class SessionPage(QWidget):
         self.traffic.setVisible(up)
         self.details.setVisible(up)
         self._show_choices()
+
+    def _choose_kill_switch(self) -> None:
+        row = self.kill_switch_row
+        self._kill_switch.popup(row.mapToGlobal(row.rect().bottomLeft()))
 
     def _where(self) -> str:
         status = self._model.status
@@ -128,3 +139,4 @@ class SessionPage(QWidget):
         self.route_row.set_row(
             self.tr("&What uses the tunnel"), self._words.policy(mode, only, besides)
         )
+        self.kill_switch_row.set_row(self.tr("&Kill switch"), self._kill_switch.present)

@@ -27,6 +27,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="qvpn-gallery-") as home:
             environment = os.environ | {
                 "QT_QPA_PLATFORM": "offscreen",
+                "QT_QPA_PLATFORM": "offscreen",
                 "QT_SCALE_FACTOR": str(scale),
                 "QVPN_CONFIG_DIR": f"{home}/config",
                 "QVPN_STATE_DIR": f"{home}/state",
@@ -40,15 +41,14 @@ def main() -> int:
 
 
 def _draw(directory: Path, scale: int) -> None:
-    from PySide6.QtCore import Qt
-
     from qvpn_gui.app import make_qt
     from qvpn_gui.loop import Loop
+    from tests.gui.samples import dark
 
     qt = make_qt(["qvpn-gui"])
     with Loop(qt):
-        for name, scheme in (("light", Qt.ColorScheme.Light), ("dark", Qt.ColorScheme.Dark)):
-            qt.styleHints().setColorScheme(scheme)
+        for name, palette in (("light", qt.palette()), ("dark", dark())):
+            qt.setPalette(palette)
             for window, widget in _windows():
                 widget.show()
                 qt.processEvents()
@@ -58,6 +58,8 @@ def _draw(directory: Path, scale: int) -> None:
 
 
 def _windows() -> Iterator[tuple[str, object]]:
+    from PySide6.QtCore import Qt
+
     from qvpn_core.client import profiles
     from qvpn_gui.actions import Actions
     from qvpn_gui.dialogs.defect import DefectDialog
@@ -77,10 +79,10 @@ def _windows() -> Iterator[tuple[str, object]]:
     for name, status in STATUSES.items():
         model = SessionModel()
         window = MainWindow(model, Actions(model), words)
-        model.show(status)
         if status.transport:
             model.samples.extend(traffic())
-        window.session.button.setFocus()
+        model.show(status)
+        window.session.button.setFocus(Qt.FocusReason.OtherFocusReason)
         yield f"window-{name}", window
     model = SessionModel()
     yield "profiles", ProfilesDialog(model, Actions(model), words)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 import msgspec
+from PySide6.QtGui import QColor, QPalette
 
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
@@ -72,3 +73,28 @@ def traffic(count: int = 120) -> list[Sample]:
         lost = int(second % 90 == 0)
         samples.append(Sample(float(second), received * 0.06 + 4e5, received, 400, lost))
     return samples
+
+
+def dark() -> QPalette:
+    """The colours of a dark desktop: without a desktop, Qt knows only the light ones."""
+    role, disabled = QPalette.ColorRole, QPalette.ColorGroup.Disabled
+    palette = QPalette(QColor("#323232"))
+    for name, color in (
+        (role.Window, "#2b2b2d"),
+        (role.WindowText, "#f0f0f0"),
+        (role.Base, "#232325"),
+        (role.AlternateBase, "#2e2e30"),
+        (role.Text, "#f0f0f0"),
+        (role.Button, "#3a3a3d"),
+        (role.ButtonText, "#f0f0f0"),
+        (role.PlaceholderText, "#909094"),
+        (role.Highlight, "#3584e4"),
+        (role.HighlightedText, "#ffffff"),
+        (role.Accent, "#3584e4"),
+        (role.ToolTipBase, "#3a3a3d"),
+        (role.ToolTipText, "#f0f0f0"),
+    ):
+        palette.setColor(role(name), QColor(color))
+    for name in (role.WindowText, role.Text, role.ButtonText):
+        palette.setColor(disabled, name, QColor("#7c7c80"))
+    return palette
