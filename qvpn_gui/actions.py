@@ -109,6 +109,8 @@ class Actions(QObject):
             self.disconnect_session()
         elif self._model.state is State.BLOCKED:
             self.retry()
+        elif self._model.state is State.DISCONNECTING:
+            return  # it is about to end
         elif (name := self.profile) is not None:
             self.connect_to(name)
 

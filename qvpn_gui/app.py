@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QEvent, QObject, Qt
 from PySide6.QtGui import QSessionManager
@@ -23,7 +24,6 @@ from qvpn_gui import icons, instance, settings
 from qvpn_gui.actions import Actions
 from qvpn_gui.bus import SessionBus
 from qvpn_gui.defects import Defects
-from qvpn_gui.dialogs.profiles import ProfilesDialog
 from qvpn_gui.instance import Start
 from qvpn_gui.notices import Notice, Notices
 from qvpn_gui.session_model import SessionModel
@@ -31,6 +31,9 @@ from qvpn_gui.tray.menu import TrayMenu
 from qvpn_gui.tray.tray import WATCHER, Tray
 from qvpn_gui.window.main_window import MainWindow
 from qvpn_gui.words import Words
+
+if TYPE_CHECKING:  # windows that most starts do not open
+    from qvpn_gui.dialogs.profiles import ProfilesDialog
 
 log = logging.getLogger("qvpn.app")
 
@@ -100,6 +103,8 @@ class App(QObject):
 
     def open_profiles(self) -> ProfilesDialog:
         """Show the window of profiles."""
+        from qvpn_gui.dialogs.profiles import ProfilesDialog
+
         if self._profiles is None:
             self._profiles = ProfilesDialog(self.model, self.actions, self.words, self.window)
             self._profiles.enrolled.connect(self._enrolled)
@@ -123,9 +128,9 @@ class App(QObject):
 
     async def _join_desktop(self) -> None:
         """Find the panel and the notification service, when there are any."""
-        await self.bus.connect()
-        await self.bus.watch_owner(WATCHER, lambda _there: self.tray.renew())
         self.tray.renew()
+        await self.bus.connect()
+        await self.bus.watch_owner(WATCHER, self.tray.host_changed)
         if self._start.minimized and not self.tray.available():
             log.info("no panel takes icons: start qvpn again to see its window")
         # The core is slow to import, and the first connection would wait for it.

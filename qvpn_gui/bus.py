@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from dbus_fast import BusType, Message, MessageType, Variant
-from dbus_fast.aio import MessageBus
+if TYPE_CHECKING:  # imported after the window is there
+    from dbus_fast import Message
+    from dbus_fast.aio import MessageBus
 
 log = logging.getLogger("qvpn.app")
 
@@ -34,6 +35,9 @@ class SessionBus:
 
     async def connect(self) -> None:
         """Find the bus, if the session has one."""
+        from dbus_fast import BusType
+        from dbus_fast.aio import MessageBus
+
         bus: MessageBus | None = None
         try:
             bus = MessageBus(bus_type=BusType.SESSION)
@@ -65,6 +69,8 @@ class SessionBus:
 
     async def notify(self, title: str, text: str, *, urgent: bool) -> None:
         """Show a notification in place of our last one."""
+        from dbus_fast import Variant
+
         hints = {
             "urgency": Variant("y", 2 if urgent else 1),
             "desktop-entry": Variant("s", "io.github.qvpn"),
@@ -94,6 +100,8 @@ class SessionBus:
     ) -> list[Any] | None:
         if self._bus is None:
             return None
+        from dbus_fast import Message, MessageType
+
         message = Message(
             destination=service,
             path=path,
@@ -114,6 +122,8 @@ class SessionBus:
         return list(reply.body)
 
     def _heard(self, message: Message) -> None:
+        from dbus_fast import MessageType
+
         if message.message_type is not MessageType.SIGNAL:
             return
         if message.member == "NameOwnerChanged" and message.body[0] in self._owners:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
 import sys
 import threading
 import traceback
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from PySide6.QtCore import QObject, Qt, Signal, qVersion
+from PySide6.QtCore import QObject, Qt, Signal
 
 from qvpn_gui.dialogs.defect import DefectDialog
+from qvpn_gui.versions import versions
 
 log = logging.getLogger("qvpn.app")
 
@@ -50,8 +49,7 @@ class Defects(QObject):
         """Log a defect and show it, unless one is shown already."""
         log.error("a defect", exc_info=error)
         lines = (
-            f"qvpn {version('qvpn')}, Python {platform.python_version()}, Qt {qVersion()}\n",
-            f"Linux {platform.release()}\n\n",
+            f"{versions()}\n\n",
             *traceback.format_exception(error),
         )
         self._found.emit("".join(lines)[:_LONGEST])

@@ -40,6 +40,8 @@ class Tray(QObject):
         self._menu = menu
         self._words = words
         self._icon: QSystemTrayIcon | None = None
+        #: Whether the icon was made while a StatusNotifier host was there.
+        self._hosted = False
         self._shown = ""
         self._frame = 0
         self._timer = QTimer(self, interval=theme.FRAME)
@@ -51,6 +53,12 @@ class Tray(QObject):
     def available() -> bool:
         """Whether a panel takes icons now."""
         return QSystemTrayIcon.isSystemTrayAvailable()
+
+    def host_changed(self, there: bool) -> None:
+        """A StatusNotifier host is there, or not."""
+        if there is not self._hosted:
+            self._hosted = there
+            self.renew()
 
     def renew(self) -> None:
         """Make the icon for the panel that is there now."""

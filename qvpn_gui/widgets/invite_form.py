@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
@@ -23,14 +24,15 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from qvpn_core.auth.invite import Invite
-from qvpn_core.auth.invite_text import find_invite
 from qvpn_core.client import profiles
 from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.widgets.buttons import LargeButton
 from qvpn_gui.widgets.texts import Dim, Text
 from qvpn_gui.words import Words
+
+if TYPE_CHECKING:  # brings cryptography, which most starts do not need
+    from qvpn_core.auth.invite import Invite
 
 _MAX_TEXT = 64 << 10  # characters; a whole mail may be dropped
 
@@ -116,6 +118,8 @@ class InviteForm(QWidget):
         if not text.strip():
             self._show()
             return
+        from qvpn_core.auth.invite_text import find_invite
+
         try:
             invite = find_invite(text)
             invite.check_expiry(time.time())

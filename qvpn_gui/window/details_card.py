@@ -32,14 +32,13 @@ class DetailsCard(Card):
     def refresh(self) -> None:
         """Show the latest status."""
         facts = self._facts(self._model.status)
-        for label in tuple(self._lines):
-            shown = label in facts
-            for part in self._lines[label]:
-                part.setVisible(shown)
-        for label, value in facts.items():
-            self._line(label).setText(value)
+        for label, text in facts.items():
+            name, value = self._line(label)
+            value.setText(text)
+            for part in (name, value):
+                part.setVisible(bool(text))
 
-    def _line(self, label: str) -> Value:
+    def _line(self, label: str) -> tuple[Dim, Value]:
         if label not in self._lines:
             row = len(self._lines)
             name, value = Dim(label), Value()
@@ -50,11 +49,11 @@ class DetailsCard(Card):
             self._grid.addWidget(name, row, 0, top)
             self._grid.addWidget(value, row, 1, top)
             self._lines[label] = name, value
-        return self._lines[label][1]
+        return self._lines[label]
 
     def _facts(self, status: Status) -> dict[str, str]:
         loss = self._model.loss
-        facts = {
+        return {
             self.tr("Your addresses"): "  ".join(
                 address.partition("/")[0] for address in status.addresses
             ),
@@ -68,7 +67,6 @@ class DetailsCard(Card):
             ),
             self.tr("Transport"): self._transport(status),
         }
-        return {label: value for label, value in facts.items() if value}
 
     def _transport(self, status: Status) -> str:
         if status.transport is None:

@@ -21,6 +21,7 @@ class FirstRunPage(QWidget):
         super().__init__(parent)
         self.form = InviteForm(words)
         self.form.enrolled.connect(self.enrolled)
+        self.setFocusProxy(self.form.text)
         title = Title(self.tr("Welcome"))
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         text = Dim(

@@ -56,6 +56,7 @@ class MainWindow(QWidget):
         self._note = Text()
         self._note_timer = QTimer(self, singleShot=True, interval=_NOTE_SECONDS * 1000)
         self._pages = QStackedWidget()
+        self._page: QWidget | None = None
         self._build()
         self._build_menu()
         self._note_timer.timeout.connect(self._note.hide)
@@ -110,7 +111,7 @@ class MainWindow(QWidget):
         """Show the right page, and the profiles there are."""
         names = self._actions.profile_names()
         first = not names and self._model.state is State.DISCONNECTED
-        self._pages.setCurrentIndex(0 if first else 1)
+        self._turn_to(self.first_run if first else self.session)
         self._profile_button.setVisible(not first)
         chosen = self._actions.profile
         shown = [action.text() for action in self._profile_menu.actions() if action.isCheckable()]
@@ -120,6 +121,12 @@ class MainWindow(QWidget):
             action.setChecked(action.text() == chosen)
         self._profile_button.setText(f"{chosen or ''} ▾")
         self._profile_button.setAccessibleName(self.tr("Profile {name}").format(name=chosen or ""))
+
+    def _turn_to(self, page: FirstRunPage | SessionPage) -> None:
+        if page is not self._page:
+            self._page = page
+            self._pages.setCurrentIndex(0 if page is self.first_run else 1)
+            page.setFocus()
 
     def _list_profiles(self, names: list[str]) -> None:
         self._profile_menu.clear()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
-
 from PySide6.QtCore import QProcess, Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
@@ -13,6 +10,7 @@ from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_gui.remedies import Remedy, network_settings, remedy
 from qvpn_gui.session_model import SessionModel
+from qvpn_gui.versions import versions
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Heading
 from qvpn_gui.words import Words
@@ -99,6 +97,6 @@ def details(status: Status) -> str:
         (
             f"{status.state}: {status.error}",
             f"reason {status.reason}, gateway {status.gateway}, since {status.since}",
-            f"qvpn {version('qvpn')}, Linux {platform.release()}",
+            versions(),
         )
     )

@@ -54,6 +54,7 @@ class SessionPage(QWidget):
         self._kill_switch = KillSwitchMenu(actions, self)
         self._choices = Card()
         self._build()
+        self.setFocusProxy(self.button)
         self.button.clicked.connect(actions.toggle)
         self.problem.release.connect(actions.disconnect_session)
         self.problem.retry.connect(actions.retry)
@@ -96,15 +97,14 @@ class SessionPage(QWidget):
         self.meaning.setText(words.meaning(status))
         self.where.setText(self._where())
         self.button.setText(
-            self.tr("&Cancel") if status.state is State.CONNECTING
+            self.tr("Please wait…") if status.state is State.DISCONNECTING
+            else self.tr("&Cancel") if status.state is State.CONNECTING
             else self.tr("&Disconnect") if model.wanted
             else self.tr("&Try again") if status.state in (State.FAILED, State.BLOCKED)
             else self.tr("&Connect")
         )  # fmt: skip
-        self.button.set_quiet(model.wanted)
-        self.button.setEnabled(
-            status.state is not State.DISCONNECTING and self._actions.profile is not None
-        )
+        self.button.set_quiet(model.wanted or status.state is State.DISCONNECTING)
+        self.button.setEnabled(self._actions.profile is not None)
         self.problem.setVisible(self.problem.needed)
         self.progress.setVisible(status.state in _ATTEMPTS and not self.problem.needed)
         up = status.state is State.CONNECTED

@@ -27,7 +27,6 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="qvpn-gallery-") as home:
             environment = os.environ | {
                 "QT_QPA_PLATFORM": "offscreen",
-                "QT_QPA_PLATFORM": "offscreen",
                 "QT_SCALE_FACTOR": str(scale),
                 "QVPN_CONFIG_DIR": f"{home}/config",
                 "QVPN_STATE_DIR": f"{home}/state",
@@ -50,6 +49,8 @@ def _draw(directory: Path, scale: int) -> None:
         for name, palette in (("light", qt.palette()), ("dark", dark())):
             qt.setPalette(palette)
             for window, widget in _windows():
+                if window.startswith(("window", "first")):
+                    widget.resize(440, 820)  # the screen without a display is small
                 widget.show()
                 qt.processEvents()
                 widget.grab().save(str(directory / f"{window}-{name}-{scale}00.png"))
