@@ -59,6 +59,12 @@ class NetworkSetupFailed(QvpnError):
     reason = "network-setup"
 
 
+class DnsSetupFailed(QvpnError):
+    """The machine's resolver cannot be told to use the tunnel's name servers, or to forget them."""
+
+    reason = "dns-setup"
+
+
 class NameNotResolved(QvpnError):
     """The gateway's host name has no address."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from qvpn_core.client import paths
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.profiles import parse_networks, route_policy
+from qvpn_core.client.profiles import excluded_words, route_policy
 from qvpn_core.errors import QvpnError
 
 log = logging.getLogger("qvpn.app")
@@ -46,15 +46,11 @@ class Policy(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, policy: RoutePolicy) -> Policy:
         """The text of a policy."""
-        return cls(
-            policy.mode, tuple(map(str, policy.destinations)), tuple(map(str, policy.excluded))
-        )
+        return cls(policy.mode, tuple(map(str, policy.destinations)), excluded_words(policy))
 
     def parse(self) -> RoutePolicy:
         """The policy. Raises UsageError."""
-        return route_policy(
-            self.mode, parse_networks(self.destinations), parse_networks(self.excluded)
-        )
+        return route_policy(self.mode, self.destinations, self.excluded)
 
 
 class Memory(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.states import State
+from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
 from qvpn_core.errors import QvpnError, UsageError
@@ -42,14 +42,11 @@ class Launch(msgspec.Struct, frozen=True):
     mode: RouteMode
     destinations: tuple[str, ...]
     excluded: tuple[str, ...]
+    kill_switch: KillSwitchMode
 
     def policy(self) -> RoutePolicy:
         """The route policy. Raises UsageError."""
-        return profiles.route_policy(
-            self.mode,
-            profiles.parse_networks(self.destinations),
-            profiles.parse_networks(self.excluded),
-        )
+        return profiles.route_policy(self.mode, self.destinations, self.excluded)
 
 
 _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
@@ -58,6 +55,7 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 async def run(
     name: str,
     policy: RoutePolicy,
+    kill_switch: KillSwitchMode = "off",
     on_change: Callable[[Tunnel, Change], None] | None = None,
     *,
     signals: bool = True,
@@ -68,7 +66,7 @@ async def run(
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(profiles.load(name), policy)
+    tunnel = Tunnel(profiles.load(name), policy, kill_switch)
     over = asyncio.Event()
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
@@ -100,11 +98,7 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
             await over.wait()
             return control.Done()
         case control.RoutesRequest(mode, destinations, excluded):
-            tunnel.set_policy(
-                profiles.route_policy(
-                    mode, profiles.parse_networks(destinations), profiles.parse_networks(excluded)
-                )
-            )
+            tunnel.set_policy(profiles.route_policy(mode, destinations, excluded))
             return control.Done()
         case control.RetryRequest():
             tunnel.retry()
@@ -114,8 +108,6 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
                 explanation = tunnel.explain(ip_address(destination))
             except ValueError:
                 raise UsageError(f"{destination!r} is not an address") from None
-            if explanation is None:
-                return control.ExplainReply("direct", "", "no tunnel is up")
             return control.ExplainReply(
                 explanation.way, str(explanation.rule or ""), explanation.words
             )
@@ -136,7 +128,6 @@ def start_detached(launch: Launch) -> Status:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -157,6 +148,8 @@ def start_detached(launch: Launch) -> Status:
     if isinstance(word, control.Refusal):
         process.wait()
         raise _refused(word)
+    if word.status.state is State.BLOCKED:  # the agent stays and holds the kill switch
+        raise QvpnError(f"{word.status.error}; the kill switch holds until: qvpn down")
     return word.status
 
 
@@ -202,6 +195,9 @@ class _FirstWord:
         if self._said:
             return
         self._said = True
+        # Until now the terminal was needed, for polkit may ask for a password there.
+        with suppress(PermissionError):
+            os.setsid()
         with suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), msgspec.json.encode(word) + b"\n")
         # Whoever reads our output to its end must not wait for as long as the tunnel lives.
@@ -210,7 +206,7 @@ class _FirstWord:
         os.close(null)
 
     def on_change(self, tunnel: Tunnel, change: Change) -> None:
-        if change.state is State.CONNECTED:
+        if change.state in (State.CONNECTED, State.BLOCKED):
             self.say(control.StatusReply(tunnel.status()))
 
 
@@ -234,7 +230,7 @@ def main() -> int:
     _log_to_file()
     try:
         launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
-        asyncio.run(run(launch.profile, launch.policy(), first_word.on_change))
+        asyncio.run(run(launch.profile, launch.policy(), launch.kill_switch, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

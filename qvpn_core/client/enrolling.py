@@ -132,8 +132,8 @@ def _profile(
 ) -> Profile:
     # Only a gateway that was found by a pin may name others.
     pins = (enrolment.pins or invite.pins) if invite.pins else ()
-    routes = profiles.parse_networks(enrolment.routes)
-    policy = profiles.route_policy("only" if routes else "all", routes, ())
+    routes = enrolment.routes
+    policy = profiles.route_policy("only" if routes else "all", routes)
     return Profile(
         name=name,
         host=gateway.host,

@@ -34,6 +34,8 @@ from qvpn_core.transport.trust import Trust, parse_pin
 DEFAULT_PORT = 443
 PUBLIC_TRUST = Trust()
 ALL_ROUTES = RoutePolicy()
+#: Among exclusions: the networks of the LAN, whatever they are.
+LAN_WORD = "lan"
 TransportChoice = Literal["auto", "quic", "tls"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -60,6 +62,8 @@ class Profile:
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
     kill_switch: KillSwitchMode = "off"
+    #: Whether to use the name servers that the gateway offers.
+    dns: bool = True
     transport: TransportChoice = "auto"
 
     @property
@@ -99,11 +103,16 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     kill_switch: KillSwitchMode = "off"
 
 
+class _Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    use: bool = True
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     gateway: _Gateway
     credential: _Credential
     trust: _Trust = _Trust()
     routes: _Routes = _Routes()
+    dns: _Dns = _Dns()
 
 
 def make_profile(
@@ -167,6 +176,8 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
             networks.append(ip_network(text))
         except ValueError as error:
             hint = f"did you mean {_widened(text)}" if "host bits" in str(error) else ""
+            if text == LAN_WORD:
+                hint = "only --except knows it"
             raise UsageError(
                 f"{text!r} is not a network", hint or "write it as 192.0.2.0/24 or 2001:db8::/32"
             ) from None
@@ -294,13 +305,22 @@ def names() -> list[str]:
 
 
 def route_policy(
-    mode: RouteMode, destinations: Iterable[Network], excluded: Iterable[Network]
+    mode: RouteMode, destinations: Iterable[str] = (), excluded: Iterable[str] = ()
 ) -> RoutePolicy:
-    """A route policy from its parts; the mode follows when there is something to exclude."""
+    """A route policy from what a person writes; in `excluded`, LAN_WORD is whatever LAN there is.
+
+    The mode follows when there is something to exclude. Raises UsageError.
+    """
     excluded = tuple(excluded)
     if mode == "all" and excluded:
         mode = "all-except"
-    return RoutePolicy(mode, tuple(destinations), excluded)
+    networks = parse_networks(text for text in excluded if text != LAN_WORD)
+    return RoutePolicy(mode, parse_networks(destinations), networks, lan=LAN_WORD in excluded)
+
+
+def excluded_words(policy: RoutePolicy) -> tuple[str, ...]:
+    """The exclusions of a policy as `route_policy` reads them."""
+    return (*((LAN_WORD,) if policy.lan else ()), *map(str, policy.excluded))
 
 
 def _checked(name: str, file: _File) -> Profile:
@@ -335,10 +355,9 @@ def _checked(name: str, file: _File) -> Profile:
         device=file.credential.device,
         trust=Trust(pins=pins, ca_file=trust.ca_file),
         template=gateway.template,
-        policy=route_policy(
-            routes.mode, parse_networks(routes.destinations), parse_networks(routes.excluded)
-        ),
+        policy=route_policy(routes.mode, routes.destinations, routes.excluded),
         kill_switch=routes.kill_switch,
+        dns=file.dns.use,
         transport=gateway.transport,
     )
 
@@ -357,9 +376,10 @@ def _to_file(profile: Profile) -> _File:
         routes=_Routes(
             mode=policy.mode,
             destinations=tuple(map(str, policy.destinations)),
-            excluded=tuple(map(str, policy.excluded)),
+            excluded=excluded_words(policy),
             kill_switch=profile.kill_switch,
         ),
+        dns=_Dns(use=profile.dns),
     )
 
 

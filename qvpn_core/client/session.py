@@ -19,16 +19,23 @@ from qvpn_core.auth.concealed import Origin, authenticate
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
+from qvpn_core.client.dns_policy import choose_dns
+from qvpn_core.client.explain import warnings
+from qvpn_core.client.planner import (
+    GatewayOffer,
+    RoutePolicy,
+    SystemState,
+    plan_kill_switch,
+    plan_network,
+)
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
     GatewayRefused,
-    GatewayUnreachable,
-    PermissionMissing,
     QvpnError,
     TunnelLost,
     TunUnavailable,
@@ -36,8 +43,9 @@ from qvpn_core.errors import (
 from qvpn_core.masque.address import AddressAssign
 from qvpn_core.masque.connect_ip import ConnectIpError, ConnectIpSession, Role
 from qvpn_core.masque.route import ranges_to_prefixes
-from qvpn_core.net.names import FWMARK
-from qvpn_core.net.plan import NetworkPlan
+from qvpn_core.net.dns.plan import DnsPlan
+from qvpn_core.net.plan import KillSwitch, NetworkPlan
+from qvpn_core.net.survey import Survey, survey
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import RequestMaker, connect
 from qvpn_core.transport.interface import HttpTunnel, Request
@@ -82,11 +90,11 @@ class _Link:
                 if isinstance(event, AddressAssign):
                     self.refused = bool(event.addresses) and not self.connect_ip.local_addresses
         except ConnectIpError as error:
-            self._over(error)
+            self.over(error)
         self.news.set()
 
     def capsule_end(self) -> None:
-        self._over(TunnelLost("the gateway ended the session"))
+        self.over(TunnelLost("the gateway ended the session"))
 
     def packets(self, packets: list[bytes]) -> None:
         if self.datapath is not None:
@@ -101,9 +109,10 @@ class _Link:
         self.news.set()
 
     def closed(self, error: QvpnError | None) -> None:
-        self._over(error or TunnelLost("the gateway closed the connection"))
+        self.over(error or TunnelLost("the gateway closed the connection"))
 
-    def _over(self, error: QvpnError) -> None:
+    def over(self, error: QvpnError) -> None:
+        """The session is over, because of `error`."""
         self.end = self.end or error  # the first reason is the cause of the others
         self.news.set()
 
@@ -117,6 +126,7 @@ class Session:
         policy: RoutePolicy,
         attachment: Attachment,
         *,
+        kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
         on_stage: Callable[[Stage], None],
     ) -> None:
@@ -124,10 +134,14 @@ class Session:
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
+        self._kill_switch_mode = kill_switch
+        self._survey = Survey()
         self._on_up = on_up
         self._on_stage = on_stage
         self._link = _Link()
         self._tun: Tun | None = None
+        #: Why names are asked as they are, in words.
+        self._names = ""
 
     async def run(self) -> NoReturn:
         """Connect, call `on_up` when packets flow, and follow the gateway until the session ends.
@@ -135,14 +149,19 @@ class Session:
         Always ends by an exception: the QvpnError that says why, or the cancellation by which the
         user ends it; the gateway is told either way.
         """
-        await self._attachment.prepare()
+        await self._look_around()
+        await self._attachment.prepare(self._kill_switch())
+        with self._attachment.watched(self._link.over):
+            await self._run()
+
+    async def _run(self) -> NoReturn:
         tunnel = self._link.tunnel = await self._connect()
         try:
             self._learn_pins(tunnel)
             self._on_stage("addresses")
             await self._receive_configuration(tunnel)
             self._on_stage("routes")
-            tun = self._tun = await self._attachment.attach(self._plan(tunnel))
+            tun = self._tun = await self._attachment.attach(*self._plans(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
             datapath.start(self._own_addresses())
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
@@ -161,7 +180,7 @@ class Session:
         before, self._policy = self._policy, policy
         if self._link.tunnel is not None and self._tun is not None:
             try:
-                self._plan(self._link.tunnel)
+                self._plans(self._link.tunnel)
             except QvpnError:
                 self._policy = before
                 raise
@@ -185,6 +204,7 @@ class Session:
                 for server in configuration.nameservers
                 for address in server.addresses
             ),
+            resolver=self._resolver(),
             mtu=plan.mtu,
             rtt_ms=round(tunnel.rtt * 1000, 2) if tunnel.rtt else None,
             tx_bytes=counters.tx_bytes,
@@ -193,7 +213,19 @@ class Session:
             rx_packets=counters.rx_packets,
             lost_packets=counters.lost_packets,
             drops={**counters.dropped, **link.datapath.counters.dropped},
+            warnings=warnings(
+                self._policy, plan, self._system(tunnel), self._attachment.kill_switch
+            ),
         )
+
+    def _resolver(self) -> str:
+        """Who is asked for names, and why, in words."""
+        state = self._attachment.dns
+        if state is None or self._attachment.dns_plan is None:
+            return f"as without the tunnel: {self._names}"
+        if state.error is not None:
+            return f"as without the tunnel: {state.error}"
+        return f"{self._names}, by {state.backend}: {state.reason}"
 
     async def _connect(self) -> HttpTunnel:
         profile = self.profile
@@ -203,8 +235,8 @@ class Session:
             trust=profile.trust,
             request=await self._request(),
             handler=self._link,
-            addresses=self._known_addresses(),
-            socket_factory=_marked_socket,
+            addresses=await self._known_addresses(),
+            socket_factory=self._attachment.open_socket,
             on_stage=self._on_stage,
             tickets=TicketFile(profile.name),
         )
@@ -241,10 +273,16 @@ class Session:
         else:
             log.info("the gateway announced its next key")
 
-    def _known_addresses(self) -> tuple[str, ...]:
-        """The gateway's addresses while our routes swallow what would resolve its name."""
+    async def _known_addresses(self) -> tuple[str, ...]:
+        """The gateway's addresses while our routes or kill switch stop what would find its name."""
         plan = self._attachment.plan
-        return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
+        if plan is not None:
+            return tuple(str(address) for address, _port in plan.endpoints)
+        if self._attachment.kill_switch is None:
+            return ()
+        from qvpn_core.client.resolve import resolve  # a third of a second that others save
+
+        return await resolve(self.profile.host, self._attachment.open_socket)
 
     async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
         """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
@@ -284,50 +322,57 @@ class Session:
         while True:
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await self._until(lambda: self._plan(tunnel) != self._attachment.plan)
+                    await self._until(lambda: self._plans(tunnel) != self._attached)
             except TimeoutError:
                 _check_device(tun)
+                await self._look_around()
+            # A LAN that is left is blocked before its routes go.
+            if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
+                await self._attachment.set_kill_switch(kill_switch)
+            plan, dns = self._plans(tunnel)
+            if (plan, dns) == self._attached:
                 continue
-            plan = self._plan(tunnel)
-            await self._attachment.attach(plan)
+            await self._attachment.attach(plan, dns)
             datapath.set_addresses(self._own_addresses())
             log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
 
-    def _plan(self, tunnel: HttpTunnel) -> NetworkPlan:
+    async def _look_around(self) -> None:
+        """See which networks this machine is attached to now."""
+        try:
+            self._survey = await asyncio.to_thread(survey)
+        except OSError as error:
+            log.warning("the machine's network cannot be seen: %s", error)
+
+    def _system(self, tunnel: HttpTunnel | None = None) -> SystemState:
+        endpoints = () if tunnel is None else (tunnel.peer,)
+        return SystemState(endpoints, self._survey.attached, self._survey.rules_before)
+
+    def _kill_switch(self) -> KillSwitch | None:
+        if self._kill_switch_mode == "off":
+            return None
+        always = self._kill_switch_mode == "always"
+        return plan_kill_switch(self._policy, self._system(), always=always)
+
+    @property
+    def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:
+        return self._attachment.plan, self._attachment.dns_plan
+
+    def _plans(self, tunnel: HttpTunnel) -> tuple[NetworkPlan, DnsPlan | None]:
+        """What the network and the names should be now."""
         state = self._link.connect_ip
         offer = GatewayOffer(
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
-        here = SystemState(endpoints=(tunnel.peer,))
-        return plan_network(self._policy, offer, here, tunnel.mtu)
+        plan = plan_network(self._policy, offer, self._system(tunnel), tunnel.mtu)
+        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
+        self._names = choice.reason
+        return plan, choice.plan
 
     def _own_addresses(self) -> list[bytes]:
         plan = self._attachment.plan
         assert plan is not None
         return [address.ip.packed for address in plan.addresses]
-
-
-async def _marked_socket(family: int, kind: int) -> socket.socket:
-    """A socket whose packets skip our rules, so that the tunnel does not enter itself.
-
-    Raises GatewayUnreachable without this address family, PermissionMissing without rights.
-    """
-    try:
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise GatewayUnreachable(
-            f"this machine cannot reach that kind of address ({error.strerror})",
-            "use the gateway's other address",
-        ) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
-    except OSError as error:
-        sock.close()
-        raise PermissionMissing(
-            f"cannot mark packets ({error.strerror})", "qvpn needs CAP_NET_ADMIN"
-        ) from error
-    return sock
 
 
 def _check_device(tun: Tun) -> None:

@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.planner import Explanation, RoutePolicy
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.explain import Explanation
+from qvpn_core.client.planner import RoutePolicy
+from qvpn_core.client.profiles import Profile, excluded_words
 from qvpn_core.client.session import Session
-from qvpn_core.client.states import Action, Event, Machine, State, Transition
+from qvpn_core.client.states import Action, Event, KillSwitchMode, Machine, State, Transition
 from qvpn_core.client.status import Stage, Status
 from qvpn_core.errors import QvpnError
 from qvpn_core.net.plan import IPAddress
@@ -60,11 +61,13 @@ class Tunnel:
         self,
         profile: Profile,
         policy: RoutePolicy,
+        kill_switch: KillSwitchMode = "off",
         *,
         random: Callable[[], float] = random.random,
     ) -> None:
         self.profile = profile
         self.policy = policy
+        self.kill_switch = kill_switch
         #: Why the tunnel is not connected, in every state that an error led to.
         self.error: QvpnError | None = None
         self.since = datetime.now(UTC)
@@ -99,9 +102,14 @@ class Tunnel:
             while self.state not in _OVER or not self._actions.empty():
                 await self._perform(await self._actions.get())
         finally:
-            await self._close()
-            self._over = True
-            self._tell()
+            try:
+                await self._close()
+            finally:
+                try:
+                    await self._attachment.close()
+                finally:
+                    self._over = True
+                    self._tell()
         if self.state is State.FAILED:
             assert self.error is not None
             raise self.error
@@ -156,7 +164,9 @@ class Tunnel:
             stage=self._stage,
             mode=self.policy.mode,
             destinations=tuple(map(str, self.policy.destinations)),
-            excluded=tuple(map(str, self.policy.excluded)),
+            excluded=excluded_words(self.policy),
+            kill_switch=self.kill_switch,
+            firewall=self._machine.firewall,
             profile=self.profile.name,
             gateway=self.profile.gateway,
             since=self.since.isoformat(timespec="seconds"),
@@ -170,12 +180,15 @@ class Tunnel:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
 
-    def explain(self, destination: IPAddress) -> Explanation | None:
-        """Which way packets to `destination` go; None while no routes of ours are in place."""
+    def explain(self, destination: IPAddress) -> Explanation:
+        """Which way packets to `destination` go."""
         return self._attachment.explain(destination)
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()
+        # One that could not be put in force blocks nothing, and giving up then is a failure.
+        held = self._attachment.kill_switch is not None
+        self._machine.kill_switch = self.kill_switch if held else "off"
         transition = self._machine.handle(event, now)
         if error is not None or transition.after is State.CONNECTED:
             self.error = error
@@ -227,6 +240,7 @@ class Tunnel:
             self.profile,
             self.policy,
             self._attachment,
+            kill_switch=self.kill_switch,
             on_up=self._up,
             on_stage=self._staged,
         )

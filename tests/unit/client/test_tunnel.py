@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from qvpn_core.client import tunnel as module
+from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile, make_profile
-from qvpn_core.client.states import State
+from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.tunnel import InternalError, Tunnel
 from qvpn_core.errors import (
@@ -25,6 +26,7 @@ from qvpn_core.errors import (
     GatewayUnreachable,
     TunnelLost,
 )
+from qvpn_core.net.plan import KillSwitch
 
 PROFILE = make_profile("home", "vpn.example.org", "token")
 UNREACHABLE = GatewayUnreachable("no answer")
@@ -35,8 +37,9 @@ REJECTED = AuthenticationFailed("not known")
 class Script:
     """What the next sessions do: `True` is up, an exception ends the session, else it stays."""
 
-    def __init__(self, *sessions: tuple[bool | Exception, ...]) -> None:
+    def __init__(self, *sessions: tuple[bool | Exception, ...], can_block: bool = True) -> None:
         self.sessions = list(sessions)
+        self.can_block = can_block
         self.running = 0
         self.started = 0
         self.ended_by_cancellation = 0
@@ -45,11 +48,14 @@ class Script:
         self,
         profile: Profile,
         policy: RoutePolicy,
-        _attachment: object,
+        attachment: Attachment,
         *,
+        kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
         on_stage: Callable[[Stage], None],
     ) -> ScriptedSession:
+        if self.can_block and kill_switch != "off":
+            attachment.kill_switch = KillSwitch()
         return ScriptedSession(self, profile, policy, on_up, on_stage)
 
 
@@ -123,12 +129,13 @@ def play(
     story: Callable[[Tunnel, Watch], Coroutine[Any, Any, None]],
     *,
     random: float = 1.0 - 2**-20,
+    kill_switch: KillSwitchMode = "off",
 ) -> None:
     """Run a tunnel over `script` while `story` drives it."""
     monkeypatch.setattr(module, "Session", script.session)
 
     async def main() -> None:
-        tunnel = Tunnel(PROFILE, RoutePolicy(), random=lambda: random)
+        tunnel = Tunnel(PROFILE, RoutePolicy(), kill_switch, random=lambda: random)
         await asyncio.wait_for(story(tunnel, Watch(tunnel)), 10)
         assert script.running == 0
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -240,6 +247,35 @@ def test_a_first_attempt_that_fails_ends_the_tunnel_with_its_reason(
         assert tunnel.status().error == str(error)
 
     play(monkeypatch, Script((error,)), story)
+
+
+def test_giving_up_with_a_kill_switch_blocks_until_the_user_disconnects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        status = tunnel.status()
+        assert (status.kill_switch, status.firewall) == ("on", FirewallPolicy.BLOCK)
+        assert status.error == str(REJECTED)
+        tunnel.disconnect()
+        await run
+        assert watch.states[-1] is State.DISCONNECTED
+        assert tunnel.status().firewall is FirewallPolicy.OPEN
+
+    play(monkeypatch, Script((True, REJECTED)), story, kill_switch="on")
+
+
+def test_a_kill_switch_that_could_not_be_put_in_force_does_not_pretend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        with pytest.raises(AuthenticationFailed):
+            await tunnel.run()
+        assert watch.states == [State.CONNECTING, State.FAILED]
+        assert tunnel.status().firewall is FirewallPolicy.OPEN
+
+    play(monkeypatch, Script((REJECTED,), can_block=False), story, kill_switch="always")
 
 
 def test_a_lost_tunnel_comes_back_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
