@@ -193,7 +193,7 @@ class Actions(QObject):
         try:
             agent = await asyncio.to_thread(_agent)
             profile = await asyncio.to_thread(profiles.load, name)
-            await agent.run(name, profile.policy, profile.kill_switch, signals=False)
+            await agent.run(name, profile.policy, signals=False)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)

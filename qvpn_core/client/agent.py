@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
-from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
@@ -33,20 +33,6 @@ log = logging.getLogger("qvpn")
 _LOG_BYTES = 256 << 10
 #: A gateway that does not hear our close, and a kernel that is slow to undo, together.
 _STOP_SECONDS = 15.0
-
-
-class Launch(msgspec.Struct, frozen=True):
-    """What a detached agent is told on its standard input."""
-
-    profile: str
-    mode: RouteMode
-    destinations: tuple[str, ...]
-    excluded: tuple[str, ...]
-    kill_switch: KillSwitchMode
-
-    def policy(self) -> RoutePolicy:
-        """The route policy. Raises UsageError."""
-        return profiles.route_policy(self.mode, self.destinations, self.excluded)
 
 
 _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
@@ -103,6 +89,14 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
         case control.RetryRequest():
             tunnel.retry()
             return control.Done()
+        case control.ConnectRequest(wish=wish):
+            if tunnel.state is not State.BLOCKED:
+                raise UsageError(
+                    f"profile {tunnel.profile.name!r} is {tunnel.state} already",
+                    "end it first: qvpn down",
+                )
+            await tunnel.connect(profiles.load(wish.profile), wish.policy(), wish.kill_switch)
+            return control.StatusReply(tunnel.status())
         case control.ExplainRequest(destination=destination):
             try:
                 explanation = tunnel.explain(ip_address(destination))
@@ -113,8 +107,8 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
             )
 
 
-def start_detached(launch: Launch) -> Status:
-    """Start an agent that outlives us and wait until it is connected.
+def start_detached(wish: control.Wish) -> Status:
+    """Start an agent that outlives us and wait until it is connected, or the kill switch blocks.
 
     Raises the agent's QvpnError. On KeyboardInterrupt the agent is ended and has undone everything
     when the exception goes on.
@@ -132,7 +126,7 @@ def start_detached(launch: Launch) -> Status:
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdin as stdin, suppress(BrokenPipeError):
-            stdin.write(msgspec.json.encode(launch))
+            stdin.write(msgspec.json.encode(wish))
         line = process.stdout.readline()
     except BaseException:
         if process is not None:
@@ -148,8 +142,6 @@ def start_detached(launch: Launch) -> Status:
     if isinstance(word, control.Refusal):
         process.wait()
         raise _refused(word)
-    if word.status.state is State.BLOCKED:  # the agent stays and holds the kill switch
-        raise QvpnError(f"{word.status.error}; the kill switch holds until: qvpn down")
     return word.status
 
 
@@ -224,13 +216,13 @@ def _log_to_file() -> None:
 
 
 def main() -> int:
-    """The detached agent's entry: a Launch on standard input, one reply line on standard output."""
+    """The detached agent's entry: a Wish on standard input, one reply line on standard output."""
     os.umask(0o077)
     first_word = _FirstWord()
     _log_to_file()
     try:
-        launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
-        asyncio.run(run(launch.profile, launch.policy(), launch.kill_switch, first_word.on_change))
+        wish = msgspec.json.decode(sys.stdin.buffer.read(), type=control.Wish)
+        asyncio.run(run(wish.profile, wish.policy(), wish.kill_switch, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

@@ -35,6 +35,8 @@ EXIT_INTERRUPTED = 130
 
 #: From the agent's "done" to the end of its process.
 _END_SECONDS = 5.0
+#: An attempt, a password that somebody looks up, and a resolver that is slow.
+_CONNECT_SECONDS = 120.0
 _MAX_TOKEN_FILE = 4096  # bytes
 _MAX_INVITE = 1 << 16  # characters; a whole mail may be piped in
 
@@ -64,21 +66,30 @@ def _up(arguments: argparse.Namespace) -> int:
         raise UsageError("the tls transport is not available yet", "use quic or auto")
     policy = _policy(arguments, profile)
     kill_switch: KillSwitchMode = arguments.kill_switch or profile.kill_switch
-    _refuse_second()
+    wish = control.Wish(
+        profile.name,
+        policy.mode,
+        tuple(map(str, policy.destinations)),
+        profiles.excluded_words(policy),
+        kill_switch,
+    )
+    if _is_blocked():
+        if arguments.foreground:
+            raise UsageError("qvpn waits in the background", "end it first: qvpn down")
+        reply = control.ask(control.ConnectRequest(wish), timeout=_CONNECT_SECONDS)
+        if isinstance(reply, control.StatusReply):
+            return _connected(reply.status)
     # Not before it is needed: it brings asyncio and the whole transport.
     from qvpn_core.client import agent
 
     if arguments.foreground:
         return _up_in_foreground(profile, policy, kill_switch)
-    status = agent.start_detached(
-        agent.Launch(
-            profile.name,
-            policy.mode,
-            tuple(map(str, policy.destinations)),
-            profiles.excluded_words(policy),
-            kill_switch,
-        )
-    )
+    return _connected(agent.start_detached(wish))
+
+
+def _connected(status: Status) -> int:
+    if status.state is not State.CONNECTED:  # the agent stays and holds the kill switch
+        raise QvpnError(f"{status.error}; the kill switch holds until: qvpn down")
     for warning in status.warnings:
         print(f"qvpn: {warning}", file=sys.stderr)
     print(f"connected to {status.profile} ({status.gateway}) as {', '.join(status.addresses)}")
@@ -104,15 +115,19 @@ def _up_in_foreground(profile: Profile, policy: RoutePolicy, kill_switch: KillSw
     return 0 if was_up else EXIT_INTERRUPTED
 
 
-def _refuse_second() -> None:
+def _is_blocked() -> bool:
+    """Whether an agent waits behind its kill switch. Raises UsageError when it has a tunnel."""
     reply = control.ask(control.StatusRequest())
     if isinstance(reply, control.StatusReply):
         status = reply.status
+        if status.state is State.BLOCKED:
+            return True
         raise UsageError(
             f"profile {status.profile!r} is {status.state} already", "end it first: qvpn down"
         )
     if (other := instance.other_user()) is not None:
         raise _taken(other)
+    return False
 
 
 def _taken(other: str) -> NetworkTaken:

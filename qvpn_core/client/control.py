@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from qvpn_core.client import paths
-from qvpn_core.client.planner import RouteMode
+from qvpn_core.client import paths, profiles
+from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.errors import PermissionMissing, QvpnError
 
@@ -37,6 +38,26 @@ class DownRequest(msgspec.Struct, frozen=True, tag="down", tag_field="command"):
 
     #: Only when this profile is the one connected; null for any.
     profile: str | None = None
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What `qvpn up` asks for: a tunnel."""
+
+    profile: str
+    mode: RouteMode
+    destinations: tuple[str, ...]
+    excluded: tuple[str, ...]
+    kill_switch: KillSwitchMode
+
+    def policy(self) -> RoutePolicy:
+        """The route policy. Raises UsageError."""
+        return profiles.route_policy(self.mode, self.destinations, self.excluded)
+
+
+class ConnectRequest(msgspec.Struct, frozen=True, tag="connect", tag_field="command"):
+    """Connect again while the kill switch blocks, without opening it: StatusReply, how it went."""
+
+    wish: Wish
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, tag="explain", tag_field="command"):
@@ -93,7 +114,9 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
 
 
 #: What has one answer.
-Question = StatusRequest | DownRequest | ExplainRequest | RoutesRequest | RetryRequest
+Question = (
+    StatusRequest | DownRequest | ConnectRequest | ExplainRequest | RoutesRequest | RetryRequest
+)
 Request = Question | SubscribeRequest
 Reply = StatusReply | ExplainReply | Done | Refusal
 Answer = Callable[[Question], Awaitable[Reply]]

@@ -114,6 +114,24 @@ class Tunnel:
             assert self.error is not None
             raise self.error
 
+    async def connect(
+        self, profile: Profile, policy: RoutePolicy, kill_switch: KillSwitchMode
+    ) -> None:
+        """Connect again from BLOCKED, perhaps otherwise, until that has succeeded or ended."""
+        self.profile, self.policy, self.kill_switch = profile, policy, kill_switch
+        decided = asyncio.Event()
+
+        def on_change(change: Change) -> None:
+            if change.state is not State.CONNECTING:
+                decided.set()
+
+        self._feed(Event.CONNECT)
+        unsubscribe = self.subscribe(on_change)
+        try:
+            await decided.wait()
+        finally:
+            unsubscribe()
+
     def disconnect(self) -> None:
         """End the tunnel; `run` returns when nothing of it is left. Idempotent."""
         self._feed(Event.DISCONNECT)

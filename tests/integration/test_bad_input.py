@@ -282,10 +282,6 @@ def test_a_full_address_pool(
 # -- clients that cannot
 
 
-def test_a_client_that_is_not_root(client: VpnClient) -> None:
-    assert "needs root" in refused(client, "up", "home", wrapper=AS_NOBODY)
-
-
 def test_a_client_without_the_right_to_change_the_network(client: VpnClient) -> None:
     line = refused(client, "up", "home", wrapper=WITHOUT_NET_ADMIN)
     assert "CAP_NET_ADMIN" in line

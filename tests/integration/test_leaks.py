@@ -273,8 +273,16 @@ def test_a_tunnel_that_is_given_up_stays_blocked_until_down(
         client.wait_for("blocked")
         time.sleep(WHILE)
     assert client.status()["reason"] == "authentication"
-    refused = client.command("up", "home", check=False)
-    assert "is blocked already" in refused.stderr
+    with cable.tight("another attempt, in vain"):
+        again = client.command("up", "home", "--kill-switch", "on", check=False)
+    assert again.returncode == 1
+    assert "does not know this device" in again.stderr
+    with cable.tight("another attempt, with success"):
+        client.add_profile(cable.vpn.gateway.token("anew"), "anew")
+        client.up(*ALL, "--kill-switch", "on", name="anew")
+    reachable(cable, plan.GATEWAY4)
+    assert client.status()["profile"] == "anew"
+    assert "end it first" in client.command("up", "home", check=False).stderr
     client.down()
     reachable(cable, plan.ROUTER4)
     assert cable.leaking() == EVERYTHING

@@ -266,6 +266,25 @@ def test_giving_up_with_a_kill_switch_blocks_until_the_user_disconnects(
     play(monkeypatch, Script((True, REJECTED)), story, kill_switch="on")
 
 
+def test_from_blocked_another_profile_is_tried_without_opening_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        other = replace(PROFILE, name="other")
+        for state in (State.BLOCKED, State.CONNECTED):
+            await tunnel.connect(other, RoutePolicy(lan=True), "always")
+            assert tunnel.state is state
+            assert tunnel.status().profile == "other"
+        assert State.DISCONNECTED not in watch.states
+        assert State.FAILED not in watch.states
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((REJECTED,), (LOST,), (True,)), story, kill_switch="on")
+
+
 def test_a_kill_switch_that_could_not_be_put_in_force_does_not_pretend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
