@@ -172,4 +172,4 @@ def protects(status: Status) -> bool:
 
 def _number(value: float, whole: bool) -> str:
     decimals = 0 if whole or value >= 100 or value == 0 else 1 if value >= 10 else 2
-    return QLocale().toString(value, "f", decimals)
+    return QLocale().toString(float(value), "f", decimals)

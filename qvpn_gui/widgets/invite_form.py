@@ -69,6 +69,7 @@ class InviteForm(QWidget):
         self.text.setAcceptDrops(False)  # the form takes drops, also of files
         self.text.setFixedHeight(4 * self.fontMetrics().lineSpacing() + 24)
         label = QLabel(self.tr("&Name on this machine"))
+        label.setTextFormat(Qt.TextFormat.PlainText)
         label.setBuddy(self.name)
         self._name_row = QWidget()
         row = QVBoxLayout(self._name_row)

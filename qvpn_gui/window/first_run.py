@@ -21,7 +21,6 @@ class FirstRunPage(QWidget):
         super().__init__(parent)
         self.form = InviteForm(words)
         self.form.enrolled.connect(self.enrolled)
-        self.setFocusProxy(self.form.text)
         title = Title(self.tr("Welcome"))
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         text = Dim(

@@ -111,7 +111,10 @@ class MainWindow(QWidget):
         """Show the right page, and the profiles there are."""
         names = self._actions.profile_names()
         first = not names and self._model.state is State.DISCONNECTED
-        self._turn_to(self.first_run if first else self.session)
+        if first:
+            self._turn_to(self.first_run, self.first_run.form.text)
+        else:
+            self._turn_to(self.session, self.session.button)
         self._profile_button.setVisible(not first)
         chosen = self._actions.profile
         shown = [action.text() for action in self._profile_menu.actions() if action.isCheckable()]
@@ -122,11 +125,11 @@ class MainWindow(QWidget):
         self._profile_button.setText(f"{chosen or ''} ▾")
         self._profile_button.setAccessibleName(self.tr("Profile {name}").format(name=chosen or ""))
 
-    def _turn_to(self, page: FirstRunPage | SessionPage) -> None:
+    def _turn_to(self, page: QWidget, control: QWidget) -> None:
         if page is not self._page:
             self._page = page
             self._pages.setCurrentIndex(0 if page is self.first_run else 1)
-            page.setFocus()
+            control.setFocus()
 
     def _list_profiles(self, names: list[str]) -> None:
         self._profile_menu.clear()

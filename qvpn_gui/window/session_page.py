@@ -54,7 +54,6 @@ class SessionPage(QWidget):
         self._kill_switch = KillSwitchMenu(actions, self)
         self._choices = Card()
         self._build()
-        self.setFocusProxy(self.button)
         self.button.clicked.connect(actions.toggle)
         self.problem.release.connect(actions.disconnect_session)
         self.problem.retry.connect(actions.retry)
