@@ -155,6 +155,11 @@ class Actions(QObject):
         self._watcher.addPath(str(directory))
         self._watcher.directoryChanged.connect(self.profiles_moved)
 
+    async def settled(self) -> None:
+        """Wait until every command so far is done; a session may go on."""
+        while tasks := self._tasks - {self._session}:
+            await asyncio.wait(tasks)
+
     async def close(self) -> None:
         """End everything that was started here. The network is as it was when this returns."""
         for task in tuple(self._tasks):

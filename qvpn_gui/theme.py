@@ -28,7 +28,7 @@ DRAWINGS: Final[Mapping[State, tuple[str, ...]]] = MappingProxyType(
 #: Milliseconds between two drawings.
 FRAME: Final = 300
 
-_GREY, _BLUE, _GREEN, _AMBER, _RED = "#85898f", "#3584e4", "#26a269", "#c88800", "#d9333f"
+_GREY, _BLUE, _GREEN, _AMBER, _RED = "#83878d", "#3584e4", "#259a64", "#b87c00", "#d9333f"
 #: Of middle lightness: at least 3:1 against white and against the near-black of dark panels
 #: (WCAG 2.2, 1.4.11).
 _COLORS: Final[Mapping[State, str]] = MappingProxyType(
@@ -99,12 +99,12 @@ def scaled(font: QFont, factor: float, *, bold: bool = False) -> QFont:
 def accent(palette: QPalette) -> QColor:
     """What asks to be pressed: the desktop's accent colour, dark enough for white text."""
     found = palette.color(QPalette.ColorRole.Accent)
-    while _contrast(found, QColor("white")) < 4.5:
+    while contrast(found, QColor("white")) < 4.5:
         found = found.darker(106)
     return found
 
 
-def _contrast(one: QColor, other: QColor) -> float:
+def contrast(one: QColor, other: QColor) -> float:
     """The contrast ratio of two colours (WCAG 2.2, relative luminance)."""
     low, high = sorted((_luminance(one), _luminance(other)))
     return (high + 0.05) / (low + 0.05)

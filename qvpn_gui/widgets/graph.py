@@ -20,7 +20,7 @@ from qvpn_gui import theme
 Point = tuple[float, float, float]
 
 RECEIVED: Final = QColor("#3584e4")
-SENT: Final = QColor("#c88800")
+SENT: Final = QColor("#b87c00")
 SPAN: Final = 120.0  # seconds
 #: The axis never ends below this, so that a few packets do not look like a flood.
 _LEAST: Final = 10_000.0  # bits per second

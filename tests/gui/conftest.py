@@ -41,6 +41,7 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 @pytest.fixture
 def loop(qapp: QApplication) -> Iterator[Loop]:
     """The app's loop."""
+    qapp.setQuitOnLastWindowClosed(False)
     with Loop(qapp) as loop:
         yield loop
     asyncio.set_event_loop(None)
@@ -77,3 +78,9 @@ def actions(model: SessionModel) -> Actions:
     for name in ("home", "work"):
         profiles.save(profiles.make_profile(name, f"{name}.example.org", "token"))
     return Actions(model)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells; the story is bounded in time."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)

@@ -22,7 +22,8 @@ from tests.world.vpn import until
 Panel = Literal["lxqt-panel", "trayer", "none"]
 
 PROGRAMS: Final = (
-    "Xvfb", "openbox", "dbus-daemon", "dunst", "trayer", "lxqt-panel", "xdotool", "import", "xprop",
+    "Xvfb", "openbox", "dbus-daemon", "dbus-send", "dunst", "dunstctl", "trayer", "lxqt-panel",
+    "xdotool", "xwininfo", "import",
 )  # fmt: skip
 _SIZE: Final = "1280x960x24"
 _LXQT: Final = """\
@@ -100,13 +101,10 @@ class Desktop:
 
     def window(self, title: str) -> str:
         """The window of that title, once it is there."""
-        return until(lambda: self._windows(title), f"a window {title!r}")[-1]
+        return until(lambda: self.windows(title), f"a window {title!r}")[-1]
 
     def windows(self, title: str) -> list[str]:
         """The windows of that title that are seen now."""
-        return self._windows(title)
-
-    def _windows(self, title: str) -> list[str]:
         found = self.tool("xdotool", "search", "--onlyvisible", "--name", f"^{title}$", check=False)
         return found.split()
 
@@ -139,6 +137,7 @@ class Desktop:
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "DISPLAY": f":{number}",
+            "QT_QPA_PLATFORM": "xcb",
             "XDG_CONFIG_HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(self.home),
             "XDG_CURRENT_DESKTOP": "openbox",

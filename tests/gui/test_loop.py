@@ -13,7 +13,7 @@ import time
 from PySide6.QtCore import QTimer
 
 from qvpn_gui.loop import Loop
-from tests.gui.conftest import Play
+from tests.gui.conftest import Play, until
 
 
 def test_callbacks_run_in_their_order_and_not_within_the_call(play: Play) -> None:
@@ -37,8 +37,7 @@ def test_timers_come_in_time_and_never_early(play: Play) -> None:
             loop.call_later(delay, seen.append, delay)
         cancelled = loop.call_later(0.005, seen.append, -1.0)
         cancelled.cancel()
-        while len(seen) < 5:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(seen) == 5)
         assert seen == sorted(seen)
         assert loop.time() - begin >= 0.03
 
@@ -73,8 +72,7 @@ def test_a_flood_of_callbacks_does_not_starve_the_windows(play: Play) -> None:
         timer.start()
         for _ in range(50):
             loop.call_soon(flood)
-        while painted < 10:
-            await asyncio.sleep(0)
+        await until(lambda: painted >= 10)
         over = True
         timer.stop()
 

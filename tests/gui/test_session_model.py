@@ -16,7 +16,7 @@ from qvpn_core.client.status import Status
 from qvpn_core.errors import GatewayUnreachable
 from qvpn_gui import session_model
 from qvpn_gui.session_model import SessionModel
-from tests.gui.conftest import Play
+from tests.gui.conftest import Play, until
 from tests.gui.samples import STATUSES
 
 UP = STATUSES["connected"]
@@ -58,9 +58,8 @@ async def followed(model: SessionModel) -> AsyncIterator[None]:
             await task
 
 
-async def until(model: SessionModel, state: State) -> None:
-    while model.state is not state:
-        await asyncio.sleep(0.005)
+async def reached(model: SessionModel, state: State) -> None:
+    await until(lambda: model.state is state)
 
 
 def test_an_agent_that_comes_later_is_found_and_its_end_is_seen(
@@ -73,12 +72,12 @@ def test_an_agent_that_comes_later_is_found_and_its_end_is_seen(
             for _ in range(2):
                 agent = Agent()
                 async with control.serve(agent.answer, agent.watch):
-                    await until(model, State.CONNECTED)
+                    await reached(model, State.CONNECTED)
                     assert model.status == UP
                     agent.say(replace(UP, state=State.DISCONNECTING))
-                    await until(model, State.DISCONNECTING)
+                    await reached(model, State.DISCONNECTING)
                     agent.say(DOWN)
-                    await until(model, State.DISCONNECTED)
+                    await reached(model, State.DISCONNECTED)
 
     play(story())
 
@@ -87,9 +86,9 @@ def test_an_agent_that_runs_already_is_seen_at_once(model: SessionModel, play: P
     async def story() -> None:
         agent = Agent()
         async with control.serve(agent.answer, agent.watch), followed(model):
-            await until(model, State.CONNECTED)
+            await reached(model, State.CONNECTED)
             agent.say(DOWN)
-            await until(model, State.DISCONNECTED)
+            await reached(model, State.DISCONNECTED)
 
     play(story())
 
@@ -99,8 +98,8 @@ def test_an_agent_that_dies_is_told_as_a_failure(model: SessionModel, play: Play
         async with followed(model):
             agent = Agent()
             async with control.serve(agent.answer, agent.watch):
-                await until(model, State.CONNECTED)
-            await until(model, State.FAILED)
+                await reached(model, State.CONNECTED)
+            await reached(model, State.FAILED)
             assert model.status.reason == "agent-gone"
             assert model.status.profile == "work"
 
@@ -115,7 +114,7 @@ def test_the_failure_of_an_agent_that_is_gone_is_shown_until_it_is_noticed(
 
     async def story() -> None:
         async with followed(model):
-            await until(model, State.FAILED)
+            await reached(model, State.FAILED)
             assert model.status == failed
             model.forget_failure()
             assert model.status == DOWN
@@ -133,11 +132,11 @@ def test_what_is_about_to_happen_is_shown_at_once_and_the_agent_knows_better(
             assert model.state is State.CONNECTING
             agent = Agent()
             async with control.serve(agent.answer, agent.watch):
-                await until(model, State.CONNECTED)
+                await reached(model, State.CONNECTED)
                 model.expect(None)
                 assert model.state is State.CONNECTED
                 agent.say(DOWN)
-                await until(model, State.DISCONNECTED)
+                await reached(model, State.DISCONNECTED)
             model.expect("work")
             model.expect(None)
             assert model.state is State.DISCONNECTED

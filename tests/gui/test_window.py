@@ -35,13 +35,11 @@ def english() -> Iterator[None]:
 
 
 @pytest.fixture
-def window(
-    qtbot: QtBot, model: SessionModel, actions: Actions, words: Words
-) -> Iterator[MainWindow]:
+def window(qtbot: QtBot, model: SessionModel, actions: Actions, words: Words) -> MainWindow:
     window = MainWindow(model, actions, words)
     qtbot.addWidget(window)
     window.show()
-    yield window
+    return window
 
 
 def texts(window: MainWindow) -> str:
@@ -171,7 +169,9 @@ def test_the_graph_and_the_rates_follow_the_traffic(
     assert len(window.session.traffic.graph._points) == 120
 
 
-@pytest.mark.parametrize("direction", [Qt.LayoutDirection.RightToLeft, Qt.LayoutDirection.LeftToRight])
+@pytest.mark.parametrize(
+    "direction", [Qt.LayoutDirection.RightToLeft, Qt.LayoutDirection.LeftToRight]
+)
 def test_every_state_can_be_drawn_in_either_direction_and_in_a_narrow_window(
     window: MainWindow, model: SessionModel, qapp: QApplication, direction: Qt.LayoutDirection
 ) -> None:
