@@ -23,7 +23,7 @@ from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.errors import PermissionMissing, QvpnError
 
-_MAX_LINE = 64 << 10  # bytes
+_MAX_LINE = 512 << 10  # bytes: as many routes as a plan may have
 _MAX_CLIENTS = 16
 _IDLE = 30.0  # seconds that a client may stay silent
 _SUN_PATH = 107  # bytes of a path that fit sockaddr_un beside its NUL, unix(7)
@@ -87,6 +87,10 @@ class RetryRequest(msgspec.Struct, frozen=True, tag="retry", tag_field="command"
     """Try again now, while a lost tunnel waits or a kill switch holds; answered by Done."""
 
 
+class OfferRequest(msgspec.Struct, frozen=True, tag="offer", tag_field="command"):
+    """Answered by OfferReply."""
+
+
 class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="reply"):
     """What the tunnel does."""
 
@@ -99,6 +103,15 @@ class ExplainReply(msgspec.Struct, frozen=True, tag="explain", tag_field="reply"
     way: str
     rule: str
     words: str
+
+
+class OfferReply(msgspec.Struct, frozen=True, tag="offer", tag_field="reply"):
+    """What the gateway assigned and advertised; empty without a session."""
+
+    addresses: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    #: Bytes of the largest IP packet.
+    mtu: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", tag_field="reply"):
@@ -115,10 +128,16 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
 
 #: What has one answer.
 Question = (
-    StatusRequest | DownRequest | ConnectRequest | ExplainRequest | RoutesRequest | RetryRequest
+    StatusRequest
+    | DownRequest
+    | ConnectRequest
+    | ExplainRequest
+    | RoutesRequest
+    | RetryRequest
+    | OfferRequest
 )
 Request = Question | SubscribeRequest
-Reply = StatusReply | ExplainReply | Done | Refusal
+Reply = StatusReply | ExplainReply | OfferReply | Done | Refusal
 Answer = Callable[[Question], Awaitable[Reply]]
 Watch = Callable[[], AsyncGenerator[Status, None]]
 

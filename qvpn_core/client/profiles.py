@@ -42,7 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _SUFFIX = ".toml"
-_MAX_FILE = 64 << 10  # bytes; a larger one is not ours
+_MAX_FILE = 1 << 20  # bytes; a larger one is not ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,9 @@ class Profile:
     #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
+    #: The list that `policy` was made of, and what the names in it were; see `route_list.stored`.
+    route_lines: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
     kill_switch: KillSwitchMode = "off"
     #: Whether to use the name servers that the gateway offers.
     dns: bool = True
@@ -100,6 +103,9 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     mode: RouteMode = "all"
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    #: As a person wrote them, which the app shows and edits; without effect of their own.
+    lines: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
     kill_switch: KillSwitchMode = "off"
 
 
@@ -356,6 +362,8 @@ def _checked(name: str, file: _File) -> Profile:
         trust=Trust(pins=pins, ca_file=trust.ca_file),
         template=gateway.template,
         policy=route_policy(routes.mode, routes.destinations, routes.excluded),
+        route_lines=routes.lines,
+        lookups=routes.lookups,
         kill_switch=routes.kill_switch,
         dns=file.dns.use,
         transport=gateway.transport,
@@ -377,6 +385,8 @@ def _to_file(profile: Profile) -> _File:
             mode=policy.mode,
             destinations=tuple(map(str, policy.destinations)),
             excluded=excluded_words(policy),
+            lines=profile.route_lines,
+            lookups=profile.lookups,
             kill_switch=profile.kill_switch,
         ),
         dns=_Dns(use=profile.dns),

@@ -186,6 +186,21 @@ class Session:
                 raise
         self._link.news.set()
 
+    def offer(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """What the gateway assigned and advertised, and the MTU; empty until it is up."""
+        if self._link.tunnel is None or self._tun is None:
+            return (), (), 0
+        offer = self._offer()
+        addresses, routes = tuple(map(str, offer.addresses)), tuple(map(str, offer.routes))
+        return addresses, routes, self._link.tunnel.mtu
+
+    def _offer(self) -> GatewayOffer:
+        state = self._link.connect_ip
+        return GatewayOffer(
+            addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
+            routes=ranges_to_prefixes(state.peer_routes),
+        )
+
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
         link, plan = self._link, self._attachment.plan
@@ -359,13 +374,8 @@ class Session:
 
     def _plans(self, tunnel: HttpTunnel) -> tuple[NetworkPlan, DnsPlan | None]:
         """What the network and the names should be now."""
-        state = self._link.connect_ip
-        offer = GatewayOffer(
-            addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
-            routes=ranges_to_prefixes(state.peer_routes),
-        )
-        plan = plan_network(self._policy, offer, self._system(tunnel), tunnel.mtu)
-        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
+        plan = plan_network(self._policy, self._offer(), self._system(tunnel), tunnel.mtu)
+        choice = choose_dns(self._link.connect_ip.dns, self._policy, plan, wanted=self.profile.dns)
         self._names = choice.reason
         return plan, choice.plan
 

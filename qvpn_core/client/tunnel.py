@@ -198,6 +198,11 @@ class Tunnel:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
 
+    def offer(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """What the gateway assigned and advertised, and the MTU; empty without a session."""
+        session = self._session
+        return ((), (), 0) if session is None else session.offer()
+
     def explain(self, destination: IPAddress) -> Explanation:
         """Which way packets to `destination` go."""
         return self._attachment.explain(destination)
