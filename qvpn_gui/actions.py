@@ -20,6 +20,8 @@ from qvpn_core.client import control, instance, paths, profiles, remote
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.errors import QvpnError
+from qvpn_core.helper import launch
+from qvpn_core.net import killswitch
 from qvpn_gui import settings
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Policy
@@ -120,8 +122,12 @@ class Actions(QObject):
         self._start(self._connect(name))
 
     def disconnect_session(self) -> None:
-        """End the session, or the block of a kill switch."""
+        """End the session. A kill switch that is meant to outlive it goes on holding."""
         self._start(self._down())
+
+    def release(self) -> None:
+        """End the block of a kill switch, and the session that it belongs to."""
+        self._start(self._release())
 
     def retry(self) -> None:
         """Do not wait for the next attempt."""
@@ -198,7 +204,7 @@ class Actions(QObject):
         try:
             agent = await asyncio.to_thread(_agent)
             profile = await asyncio.to_thread(profiles.load, name)
-            await agent.run(name, profile.policy, signals=False)
+            await agent.run(name, profile.policy, profile.kill_switch, signals=False)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)
@@ -220,7 +226,15 @@ class Actions(QObject):
             self._model.forget_failure()
 
     async def _retry(self) -> None:
-        await remote.ask(control.RetryRequest())
+        if await remote.ask(control.RetryRequest()) is None and (name := self.profile) is not None:
+            await self._connect(name)  # what holds is what a session left that is over
+
+    async def _release(self) -> None:
+        async with self._turn:
+            await self._end()
+            if killswitch.holding():
+                await asyncio.to_thread(launch.unlock)
+        self._model.look()
 
     async def _set_policy(self, name: str, policy: Policy) -> None:
         parsed = policy.parse()

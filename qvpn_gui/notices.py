@@ -14,6 +14,10 @@ from qvpn_core.client.states import State
 PATIENCE: Final = 4.0
 
 
+#: From any other state, an end is the user's doing, or was before this app.
+_LIVE: Final = frozenset({State.CONNECTING, State.CONNECTED, State.RECONNECTING})
+
+
 class Notice(Enum):
     """What there is to tell."""
 
@@ -41,9 +45,9 @@ class Notices:
                 self._told_loss = told
             case State.CONNECTED if before is State.RECONNECTING and told:
                 return Notice.BACK
-            case State.BLOCKED if not seen:
+            case State.BLOCKED if not seen and before in _LIVE:
                 return Notice.BLOCKED
-            case State.FAILED if not seen and before is not State.DISCONNECTED:
+            case State.FAILED if not seen and before in _LIVE:
                 return Notice.FAILED
         return None
 

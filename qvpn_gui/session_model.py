@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from msgspec.structs import replace
 from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
-from qvpn_core.client import control, instance, paths, remote
-from qvpn_core.client.states import State
+from qvpn_core.client import control, idle, instance, paths, remote
+from qvpn_core.client.states import FirewallPolicy, State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import QvpnError
 
 #: States in which a tunnel is wanted, so that the button says "Disconnect".
 WANTED: Final = frozenset({State.CONNECTING, State.CONNECTED, State.RECONNECTING})
-#: States that pass by themselves.
-BUSY: Final = frozenset({State.CONNECTING, State.RECONNECTING, State.DISCONNECTING})
+#: States without a session; the last may also belong to one that goes on.
+_OVER: Final = frozenset({State.DISCONNECTED, State.FAILED, State.BLOCKED})
 
 #: Samples of traffic that are kept: two minutes of one a second.
 HISTORY: Final = 120
@@ -68,6 +69,8 @@ class SessionModel(QObject):
         self._counted: tuple[float, Status] | None = None
         self._news = asyncio.Event()
         self._expected = False
+        #: A failure that no agent has left a note of.
+        self._failure: Status | None = None
 
     @property
     def state(self) -> State:
@@ -90,22 +93,24 @@ class SessionModel(QObject):
 
     async def run(self) -> None:
         """Follow agents as they come and go, until cancelled."""
-        directory = paths.make_private(paths.runtime_dir())
-        watcher = QFileSystemWatcher([str(directory)], self)
+        paths.make_private(paths.runtime_dir())
+        watcher = QFileSystemWatcher(self)
         watcher.directoryChanged.connect(self._news.set)
-        # How the last agent failed, when nobody has taken notice yet.
-        self.show(instance.last_failure() or Status())
         failures = 0
         while True:
+            # One of them may come to be later; what is watched already is not watched twice.
+            watcher.addPaths([str(place) for place in idle.places() if place.is_dir()])
             self._news.clear()
             heard = False
             with suppress(QvpnError):
                 async for status in remote.follow():
                     heard = True
                     self._expected = False
+                    self._failure = None
                     self.show(status)
             if heard:
                 self._gone()
+            self.look()
             failures = 0 if heard else failures + 1
             wait = None
             if control.socket_path().exists():
@@ -129,7 +134,7 @@ class SessionModel(QObject):
     def fail(self, profile: str, error: QvpnError) -> None:
         """Show why a tunnel could not even be tried."""
         self._expected = False
-        self.show(
+        self._failed(
             Status(
                 state=State.FAILED,
                 profile=profile,
@@ -142,18 +147,31 @@ class SessionModel(QObject):
     def forget_failure(self) -> None:
         """The user has taken notice of a failure that is over."""
         instance.forget_failure()
-        if self.state is State.FAILED:
-            self.show(Status())
+        self._failure = None
+        self.look()
+
+    def look(self) -> None:
+        """Show what there is without a session, unless there is one."""
+        if self.state not in _OVER or self._expected:
+            return
+        status = idle.idle_status()
+        if self._failure is not None and status.state is State.DISCONNECTED:
+            status = replace(
+                self._failure, kill_switch=status.kill_switch, firewall=status.firewall
+            )
+        if status.firewall is FirewallPolicy.BLOCK:
+            status = replace(status, state=State.BLOCKED)
+        self.show(status)
 
     def _gone(self) -> None:
         """The agent is gone. What it said last stays when it was its end, else it died."""
-        if self.state is State.DISCONNECTED or self.state is State.FAILED:
-            return
         before = self.status
+        if before.state in (State.DISCONNECTED, State.FAILED):
+            return
         if before.state is State.DISCONNECTING:
             self.show(Status())
             return
-        self.show(
+        self._failed(
             Status(
                 state=State.FAILED,
                 profile=before.profile,
@@ -163,6 +181,11 @@ class SessionModel(QObject):
                 error="the program that held the tunnel has ended; the network is as it was before",
             )
         )
+
+    def _failed(self, status: Status) -> None:
+        self._failure = status
+        self.show(status)
+        self.look()
 
     def show(self, status: Status) -> None:
         """Take a status for the present one."""

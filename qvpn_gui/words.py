@@ -116,6 +116,17 @@ class Words(QObject):
             "device-key": self.tr("This device's key is not available"),
             "permission": self.tr("Permission is missing"),
             "tun-unavailable": self.tr("The tunnel device is not available"),
+            "dns-setup": self.tr("Name servers could not be set"),
+            "helper-missing": self.tr("qvpn's helper is not installed"),
+            "polkit-missing": self.tr("Nobody can grant permission"),
+            "polkit-agent-missing": self.tr("Nobody can ask you for permission"),
+            "not-authorized": self.tr("Permission was not given"),
+            "helper-failed": self.tr("qvpn's helper did not start"),
+            "helper-version": self.tr("The app and its helper do not fit together"),
+            "helper-lost": self.tr("qvpn's helper has ended"),
+            "helper-ended": self.tr("Somebody ended the session"),
+            "network-taken": self.tr("Another tunnel is up on this machine"),
+            "not-allowed": self.tr("This is not allowed"),
             "network-setup": self.tr("This machine's network could not be set up"),
             "usage": self.tr("This cannot be done"),
             "agent": self.tr("This cannot be done"),
@@ -163,6 +174,11 @@ class Words(QObject):
         if 0 < percent < 0.1:
             return self.tr("below {number} %").format(number=QLocale().toString(0.1, "f", 1))
         return self.tr("{number} %").format(number=QLocale().toString(percent, "f", 1))
+
+
+def sentence(line: str) -> str:
+    """One of the core's lines, which start small, as a sentence."""
+    return line[:1].upper() + line[1:]
 
 
 def protects(status: Status) -> bool:

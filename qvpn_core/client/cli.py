@@ -20,6 +20,7 @@ from typing import NoReturn
 import msgspec
 
 from qvpn_core.client import control, instance, profiles
+from qvpn_core.client.idle import idle_status
 from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
@@ -173,17 +174,7 @@ def _unlock(_arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     reply = control.ask(control.StatusRequest())
-    if isinstance(reply, control.StatusReply):
-        status = reply.status
-    else:
-        status = instance.last_failure() or Status()
-        held = killswitch.holding()
-        status = msgspec.structs.replace(
-            status,
-            other_user=instance.other_user(),
-            kill_switch=held or "off",
-            firewall=FirewallPolicy.BLOCK if held else FirewallPolicy.OPEN,
-        )
+    status = reply.status if isinstance(reply, control.StatusReply) else idle_status()
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:

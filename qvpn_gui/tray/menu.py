@@ -38,7 +38,7 @@ class TrayMenu(QMenu):
         self._toggle = self.addAction("")
         self._toggle.triggered.connect(actions.toggle)
         self._release = self.addAction(self.tr("&Release the block"))
-        self._release.triggered.connect(actions.disconnect_session)
+        self._release.triggered.connect(actions.release)
         self.addSeparator()
         self._profiles = Choices(self.tr("&Profile"), self)
         self._routes = Choices(self.tr("&Routes"), self)

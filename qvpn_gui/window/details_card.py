@@ -10,7 +10,7 @@ from qvpn_gui import theme
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Value
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 
 
 class DetailsCard(Card):
@@ -66,6 +66,8 @@ class DetailsCard(Card):
                 self.tr("{number} bytes").format(number=status.mtu) if status.mtu else ""
             ),
             self.tr("Transport"): self._transport(status),
+            self.tr("Names"): sentence(status.resolver or ""),
+            self.tr("Good to know"): "\n".join(map(sentence, status.warnings)),
         }
 
     def _transport(self, status: Status) -> str:

@@ -13,7 +13,7 @@ from qvpn_gui.session_model import SessionModel
 from qvpn_gui.versions import versions
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Heading
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 
 
 class ProblemCard(Card):
@@ -84,11 +84,6 @@ class ProblemCard(Card):
                 self._button.setText(self.tr("Copied"))
             case Remedy.RETRY:
                 self.retry.emit()
-
-
-def sentence(line: str) -> str:
-    """One of the core's lines, which start small, as a sentence."""
-    return line[:1].upper() + line[1:]
 
 
 def details(status: Status) -> str:

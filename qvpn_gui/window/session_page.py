@@ -55,7 +55,7 @@ class SessionPage(QWidget):
         self._choices = Card()
         self._build()
         self.button.clicked.connect(actions.toggle)
-        self.problem.release.connect(actions.disconnect_session)
+        self.problem.release.connect(actions.release)
         self.problem.retry.connect(actions.retry)
         self.problem.invite.connect(self.invite)
         self.route_row.clicked.connect(self.routes)
