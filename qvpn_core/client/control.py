@@ -216,7 +216,7 @@ async def _converse(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer, watch: Watch
 ) -> None:
     with suppress(ConnectionError, TimeoutError, asyncio.LimitOverrunError, ValueError):
-        while line := await asyncio.wait_for(reader.readline(), _IDLE):
+        while line := await _line(reader):
             try:
                 request = _requests.decode(line)
                 if isinstance(request, SubscribeRequest):
@@ -231,12 +231,19 @@ async def _converse(
             await writer.drain()
 
 
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the line.
+    async with asyncio.timeout(_IDLE):
+        return await reader.readline()
+
+
 async def _stream(writer: asyncio.StreamWriter, statuses: AsyncGenerator[Status, None]) -> None:
     """Send each status; who does not take them in time is cut."""
     async with aclosing(statuses):
         async for status in statuses:
             writer.write(msgspec.json.encode(StatusReply(status)) + b"\n")
-            await asyncio.wait_for(writer.drain(), _IDLE)
+            async with asyncio.timeout(_IDLE):
+                await writer.drain()
 
 
 def ask(request: Question, *, timeout: float = 15.0) -> Reply | None:

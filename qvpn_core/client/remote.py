@@ -43,7 +43,7 @@ async def follow() -> AsyncGenerator[Status, None]:
     try:
         async with _connection() as (reader, writer):
             writer.write(control.encode(control.SubscribeRequest()))
-            while line := await asyncio.wait_for(reader.readline(), _SILENCE):
+            while line := await _line(reader):
                 reply = control.understand(line)
                 if isinstance(reply, control.StatusReply):
                     yield reply.status
@@ -51,6 +51,12 @@ async def follow() -> AsyncGenerator[Status, None]:
         return  # there is none, or it died
     except (OSError, ValueError) as error:
         raise control.silent(error) from None
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the line.
+    async with asyncio.timeout(_SILENCE):
+        return await reader.readline()
 
 
 @asynccontextmanager
