@@ -67,11 +67,13 @@ async def _watched(*arguments: object) -> None:
     life = asyncio.ensure_future(_live(*arguments))  # type: ignore[arg-type]
     # The first second is the start, which has a measure of its own: windows are made and painted.
     await asyncio.wait([life], timeout=1)
-    watch = Watch(Path(sys.argv[1]))
+    watch = Watch(FILE)
     await life
     watch.deleteLater()
 
 
 if __name__ == "__main__":
+    FILE = Path(sys.argv[1])
+    sys.argv[:2] = ["qvpn-gui"]  # by which X knows its windows
     app.live = _watched
-    sys.exit(main(sys.argv[2:]))
+    sys.exit(main())
