@@ -37,6 +37,8 @@ class DetailsCard(Card):
             value.setText(text)
             for part in (name, value):
                 part.setVisible(bool(text))
+        resolver = sentence(self._model.status.resolver or "")
+        self._line(self.tr("Name servers"))[1].setToolTip(resolver)
 
     def _line(self, label: str) -> tuple[Dim, Value]:
         if label not in self._lines:
@@ -66,7 +68,6 @@ class DetailsCard(Card):
                 self.tr("{number} bytes").format(number=status.mtu) if status.mtu else ""
             ),
             self.tr("Transport"): self._transport(status),
-            self.tr("Names"): sentence(status.resolver or ""),
             self.tr("Good to know"): "\n".join(map(sentence, status.warnings)),
         }
 

@@ -83,7 +83,7 @@ class SessionPage(QWidget):
         rows.addSpacing(theme.SPACE)
         rows.addWidget(self.button, alignment=centre)
         rows.addSpacing(theme.SPACE * 2)
-        for card in (self.problem, self.progress, self.traffic, self.details, self._choices):
+        for card in (self.problem, self.progress, self.traffic, self._choices, self.details):
             rows.addWidget(card)
         rows.addStretch(1)
 

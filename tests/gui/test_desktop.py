@@ -156,6 +156,17 @@ def shown(desktop: Desktop) -> int:
     return int(desktop.tool("dunstctl", "count", "displayed"))
 
 
+def close(desktop: Desktop) -> None:
+    """Close the window, as soon as it has the focus."""
+
+    def closed() -> bool:
+        if desktop.windows("qvpn"):
+            desktop.keys("alt+F4")
+        return not desktop.windows("qvpn")
+
+    until(closed, "the window is closed")
+
+
 def load(app: App, seconds: float = 4.0) -> float:
     """The share of a processor that the app takes now."""
     before, begin = app.processor(), time.monotonic()
@@ -242,8 +253,7 @@ def test_in_the_background_it_costs_little_and_tells_what_matters(vpn: Vpn) -> N
             desktop.tool("xdotool", "click", "1")
             desktop.window("qvpn")
             app.picture("trayer")
-            desktop.keys("alt+F4")
-            until(lambda: not desktop.windows("qvpn"), "the window is closed")
+            close(desktop)
             assert app.state() == "connected"
             start(desktop, client)
             desktop.window("qvpn")
@@ -271,14 +281,13 @@ def test_without_a_panel_the_window_does_everything(vpn: Vpn, tmp_path: Path) ->
             until(lambda: client.agent() is None, "no agent")
             start(desktop, client, "--connect", "home")
             app.reach("connected")
-            desktop.keys("alt+F4")
-            until(lambda: not desktop.windows("qvpn"), "the window is closed")
+            close(desktop)
             assert app.state() == "connected", "what is held stays"
             start(desktop, client)
             desktop.window("qvpn")
             client.down()
             app.reach("disconnected")
-            desktop.keys("alt+F4")
+            close(desktop)
             app.process.wait(20)
 
 
