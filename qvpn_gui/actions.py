@@ -18,6 +18,7 @@ from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.route_list import Lookups, RouteList, compile_policy, stored_lookups
 from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.errors import QvpnError
 from qvpn_core.helper import launch
@@ -238,12 +239,30 @@ class Actions(QObject):
 
     async def _set_policy(self, name: str, policy: Policy) -> None:
         parsed = policy.parse()
+        await self._use(name, policy)
+        await self._change(name, lambda profile: replace(profile, policy=parsed))
+
+    async def _use(self, name: str, policy: Policy) -> None:
+        """Have a live session follow a policy, and remember that it was used."""
         if self._model.status.profile == name and self._model.status.mode is not None:
             request = control.RoutesRequest(policy.mode, policy.destinations, policy.excluded)
             await remote.ask(request)
-        await self._change(name, lambda profile: replace(profile, policy=parsed))
         self.memory = self.memory.used(name, policy)
         self._remember()
+
+    async def apply_routes(self, name: str, routes: RouteList, lookups: Lookups) -> None:
+        """Store a profile's list of destinations; a live session of it follows at once.
+
+        Raises QvpnError, and then nothing is stored.
+        """
+        policy = compile_policy(routes, lookups)
+        lines = tuple(entry.line for entry in routes.entries)
+        found = stored_lookups(routes, lookups)
+        await self._use(name, Policy.of(policy))
+        await self._change(
+            name,
+            lambda profile: replace(profile, policy=policy, route_lines=lines, lookups=found),
+        )
 
     async def _change(self, name: str, change: Callable[[Profile], Profile]) -> None:
         def work() -> None:

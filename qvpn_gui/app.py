@@ -24,6 +24,7 @@ from qvpn_gui import icons, instance, settings
 from qvpn_gui.actions import Actions
 from qvpn_gui.bus import SessionBus
 from qvpn_gui.defects import Defects
+from qvpn_gui.dialogs.opener import Opener
 from qvpn_gui.instance import Start
 from qvpn_gui.notices import Notice, Notices
 from qvpn_gui.session_model import SessionModel
@@ -54,6 +55,7 @@ class App(QObject):
         self.window = MainWindow(self.model, self.actions, self.words)
         self.menu = TrayMenu(self.model, self.actions, self.words)
         self.tray = Tray(self.model, self.menu, self.words, self)
+        self.opener = Opener(self.model, self.actions, self.window, self.menu)
         self.bus = SessionBus()
         self._profiles: ProfilesDialog | None = None
         self._notices = Notices()

@@ -16,8 +16,8 @@ from qvpn_core.net.plan import Network
 
 #: Seconds for one name; the C library itself goes on for up to half a minute.
 PATIENCE: Final = 10.0
-#: Names that are looked up at once.
-_AT_ONCE: Final = 8
+#: Names that are looked up at once: each holds a thread, of which an app has few.
+_AT_ONCE: Final = 2
 #: Addresses of one name that are taken: more are a mistake or an attack.
 MAX_ADDRESSES: Final = 64
 

@@ -237,6 +237,8 @@ def findings(
 
 def decisive(routes: RouteList, lookups: Lookups, network: Network) -> Entry | None:
     """The most specific line that covers all of `network`, None when none does."""
+    if routes.mode == "all":
+        return None
     covering = [
         (it.prefixlen, entry)
         for entry in routes.entries
