@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from qvpn_core.client import paths
 from qvpn_core.errors import QvpnError
-from qvpn_gui import instance
+from qvpn_gui import instance, settings
 
 _LOG_BYTES = 256 << 10
 
@@ -58,7 +58,7 @@ def _log_to_file() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log = logging.getLogger("qvpn")
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    settings.set_log_level(settings.load_settings())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,14 @@ from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote
 from qvpn_core.client.profiles import Profile
-from qvpn_core.client.route_list import Lookups, RouteList, compile_policy, stored_lookups
+from qvpn_core.client.route_list import (
+    Lookups,
+    RouteList,
+    compile_policy,
+    stored,
+    stored_lookups,
+    with_lan,
+)
 from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.errors import QvpnError
 from qvpn_core.helper import launch
@@ -145,6 +152,19 @@ class Actions(QObject):
         name = self.profile
         if name is not None:
             self._start(self._change(name, lambda profile: replace(profile, kill_switch=mode)))
+
+    def set_lan(self, reach: bool) -> None:
+        """Keep the local network out of the chosen profile's tunnel, or not; at once."""
+        profile = self.stored_profile()
+        if profile is not None:
+            routes, lookups = stored(profile)
+            self._start(self.apply_routes(profile.name, with_lan(routes, reach), lookups))
+
+    def change_profile(self, change: Callable[[Profile], Profile]) -> None:
+        """Store a change of the chosen profile; for the next connection."""
+        name = self.profile
+        if name is not None:
+            self._start(self._change(name, change))
 
     def profiles_moved(self) -> None:
         """Somebody stored, edited, renamed or removed a profile."""

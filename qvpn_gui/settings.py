@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,6 +24,9 @@ log = logging.getLogger("qvpn.app")
 _MAX_FILE = 64 << 10  # bytes; a larger one is not ours
 _RECENT = 4  # route policies a profile remembers
 
+Language = Literal["", "en", "de", "zh_CN"]
+LogLevel = Literal["warning", "info", "debug"]
+
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
@@ -34,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     connect_at_start: str = ""
     #: Tell of changes that the user did not cause.
     notifications: bool = True
+    #: The language of the app; empty for the desktop's. From the next start on.
+    language: Language = ""
+    #: What is written to the log.
+    log_level: LogLevel = "info"
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -70,10 +77,19 @@ class Memory(msgspec.Struct, frozen=True):
 
 def load_settings() -> Settings:
     """The settings; the default of each that is missing or cannot be meant, which is logged."""
+    settings, problems = examine_settings()
+    for problem in problems:
+        log.warning("%s", problem)
+    return settings
+
+
+def examine_settings() -> tuple[Settings, tuple[str, ...]]:
+    """The settings, and what is wrong with their file, a line each."""
+    problems: list[str] = []
     try:
-        values = tomllib.loads(_read(_settings_file()))
+        values = tomllib.loads(_read(settings_file()))
     except ValueError as error:
-        log.warning("%s is not TOML, defaults are used: %s", _settings_file(), error)
+        problems.append(f"{settings_file()} is not TOML, defaults are used: {error}")
         values = {}
     good: dict[str, Any] = {}
     for field in msgspec.structs.fields(Settings):
@@ -81,16 +97,44 @@ def load_settings() -> Settings:
             try:
                 good[field.name] = msgspec.convert(values[field.name], field.type)
             except msgspec.ValidationError as error:
-                log.warning("setting %s is ignored: %s", field.name, error)
-    return Settings(**good)
+                problems.append(f"setting {field.name} is ignored: {error}")
+    return Settings(**good), tuple(problems)
 
 
 def save_settings(settings: Settings) -> None:
-    """Write the settings, whole or not at all. Raises QvpnError."""
-    values = msgspec.to_builtins(settings)
+    """Write what differs from the file, whole or not at all. Raises QvpnError.
+
+    Comments and keys that this version does not know stay. A file that is no TOML is kept beside
+    the new one, as `app.toml.broken`.
+    """
+    path, text = settings_file(), _read(settings_file())
+    before, _ = examine_settings()
+    try:
+        known = tomllib.loads(text)
+    except ValueError:
+        _write(path.with_name(path.name + ".broken"), text.encode())
+        known, text = {}, ""
+    lines = text.splitlines()
+    for key, value in msgspec.to_builtins(settings).items():
+        if key in known and getattr(before, key) == value:
+            continue
+        lines = _with_line(lines, key, f"{key} = {msgspec.json.encode(value).decode()}")
     # JSON's strings, numbers, booleans and arrays are also TOML's.
-    lines = [f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items()]
-    _write(_settings_file(), "".join(lines).encode())
+    _write(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _with_line(lines: list[str], key: str, line: str) -> list[str]:
+    """The same file with another value of a key, which is above all tables."""
+    end = next((at for at, one in enumerate(lines) if one.lstrip().startswith("[")), len(lines))
+    for at in range(end):
+        if lines[at].partition("=")[0].strip() == key:
+            return [*lines[:at], line, *lines[at + 1 :]]
+    return [*lines[:end], line, *lines[end:]]
+
+
+def set_log_level(settings: Settings) -> None:
+    """Log as much as is set."""
+    logging.getLogger("qvpn").setLevel(getattr(logging, settings.log_level.upper()))
 
 
 def load_memory() -> Memory:
@@ -125,7 +169,8 @@ def _write(path: Path, data: bytes) -> None:
         raise QvpnError(f"{path} cannot be written", error.strerror or "the disk refuses") from None
 
 
-def _settings_file() -> Path:
+def settings_file() -> Path:
+    """Where the settings are."""
     return paths.config_dir() / "app.toml"
 
 

@@ -216,6 +216,17 @@ def stored_lookups(routes: RouteList, lookups: Lookups) -> tuple[str, ...]:
     )
 
 
+def with_lan(routes: RouteList, reach: bool) -> RouteList:
+    """The same list with the local network kept out of the tunnel, or with no word about it."""
+    # Lines that mean nothing under ``all`` must not begin to mean something.
+    rest = () if routes.mode == "all" else tuple(it for it in routes.entries if it.text != LAN_WORD)
+    if not reach:
+        return RouteList(routes.mode, rest)
+    if routes.mode == "only":
+        return RouteList("only", (*rest, Entry(LAN_WORD, exception=True)))
+    return RouteList("all-except", (Entry(LAN_WORD), *rest))
+
+
 def same(one: RoutePolicy, other: RoutePolicy) -> bool:
     """Whether two policies mean the same, in whatever order and pieces."""
     return _meaning(one) == _meaning(other)

@@ -1,6 +1,6 @@
-"""Opens the windows that most starts do not open: the dialog of routes.
+"""Opens the windows that most starts do not open: routes, settings.
 
-It is made when it is first wanted and kept; opening it again raises it.
+Each is made when it is first wanted and kept; opening it again raises it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject
-from PySide6.QtGui import QAction
+from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QDialog
 
 from qvpn_gui.actions import Actions
@@ -19,6 +19,7 @@ from qvpn_gui.window.main_window import MainWindow
 
 if TYPE_CHECKING:
     from qvpn_gui.dialogs.routes import RoutesDialog
+    from qvpn_gui.dialogs.settings import SettingsDialog
 
 
 class Opener(QObject):
@@ -32,9 +33,12 @@ class Opener(QObject):
         self._actions = actions
         self._window = window
         self._routes: RoutesDialog | None = None
+        self._settings: SettingsDialog | None = None
         window.session.routes.connect(self.routes)
         menu.routes.connect(self.routes)
+        preferences = QKeySequence(QKeySequence.StandardKey.Preferences)
         self._entry(self.tr("What uses the &tunnel…"), self.routes)
+        self._entry(self.tr("&Settings…"), self.settings, preferences)
 
     def routes(self) -> RoutesDialog:
         """What uses the tunnel."""
@@ -47,8 +51,21 @@ class Opener(QObject):
         _present(self._routes)
         return self._routes
 
-    def _entry(self, text: str, call: Callable[[], QDialog]) -> None:
+    def settings(self) -> SettingsDialog:
+        """Settings of the app and of the chosen profile."""
+        from qvpn_gui.dialogs.settings import SettingsDialog
+
+        if self._settings is None:
+            self._settings = SettingsDialog(self._actions, self._window)
+        _present(self._settings)
+        return self._settings
+
+    def _entry(
+        self, text: str, call: Callable[[], QDialog], shortcut: QKeySequence | None = None
+    ) -> None:
         action = QAction(text, self._window)
+        if shortcut is not None:
+            action.setShortcut(shortcut)
         action.triggered.connect(lambda _checked: call())
         self._window.menu.insertAction(self._window.end_of_menu, action)
         self._window.addAction(action)

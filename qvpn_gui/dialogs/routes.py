@@ -43,7 +43,7 @@ from qvpn_gui.dialogs.routes_table import LinesTable, RoutesTable
 from qvpn_gui.dialogs.routes_view import RoutesView
 from qvpn_gui.dialogs.routes_words import RouteWords
 from qvpn_gui.session_model import SessionModel
-from qvpn_gui.window.problem_card import sentence
+from qvpn_gui.words import sentence
 
 #: Milliseconds without a key after which what is typed is looked at.
 _PAUSE: Final = 200

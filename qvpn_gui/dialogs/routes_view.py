@@ -28,7 +28,7 @@ from qvpn_gui import theme
 from qvpn_gui.dialogs.routes_table import COMMENT, DESTINATION, EXCEPTION, LinesTable, RoutesTable
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Heading, Text
-from qvpn_gui.window.problem_card import sentence
+from qvpn_gui.words import sentence
 
 
 class RoutesView(QWidget):
