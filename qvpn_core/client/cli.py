@@ -211,6 +211,26 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
         yield "dropped", f"{count} packets ({reason})"
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from qvpn_core.client import doctor, doctor_facts, report
+
+    if arguments.profile is not None:
+        profiles.load(arguments.profile)  # says what is wrong with it
+    facts = doctor_facts.gather(arguments.profile)
+    findings = doctor.examine(facts)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:<8} {finding.check:<12} {finding.words}")
+            if finding.remedy:
+                print(f"{'':<21} {finding.remedy}")
+    if arguments.report is not None:
+        path = report.write(Path(arguments.report), report.compose(findings, facts.status))
+        print(f"wrote {path}", file=sys.stderr)
+    return 1 if any(finding.verdict == "bad" for finding in findings) else 0
+
+
 def _explain(arguments: argparse.Namespace) -> int:
     for address in _resolve(arguments.destination):
         reply = control.ask(control.ExplainRequest(address))
@@ -400,6 +420,16 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what the tunnel does", allow_abbrev=False)
     status.set_defaults(run=_status)
     status.add_argument("--json", action="store_true", help="one JSON document")
+
+    doctor = commands.add_parser(
+        "doctor", help="look for what keeps a tunnel from working", allow_abbrev=False
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("profile", metavar="PROFILE", nargs="?", help="whose gateway to ask")
+    doctor.add_argument("--json", action="store_true", help="one JSON document")
+    doctor.add_argument(
+        "--report", metavar="FILE", help="write a report without names, addresses and secrets"
+    )
 
     routes_ = commands.add_parser("routes", help="what uses the tunnel")
     route_commands = routes_.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
