@@ -11,6 +11,7 @@ from typing import Final
 
 from PySide6.QtGui import QColor, QFont, QPalette
 
+from qvpn_core.client.doctor import Verdict
 from qvpn_core.client.states import State
 
 #: The drawings of a state; several are shown one after the other.
@@ -40,6 +41,16 @@ _COLORS: Final[Mapping[State, str]] = MappingProxyType(
         State.DISCONNECTING: _GREY,
         State.BLOCKED: _RED,
         State.FAILED: _RED,
+    }
+)
+
+#: The drawing and the colour of what a check finds.
+VERDICTS: Final[Mapping[Verdict, tuple[str, QColor]]] = MappingProxyType(
+    {
+        "good": ("check", QColor(_GREEN)),
+        "unknown": ("unknown", QColor(_GREY)),
+        "warning": ("warning", QColor(_AMBER)),
+        "bad": ("cross", QColor(_RED)),
     }
 )
 

@@ -1,4 +1,4 @@
-"""Opens the windows that most starts do not open: routes, settings.
+"""Opens the windows that most starts do not open: routes, settings, diagnostics.
 
 Each is made when it is first wanted and kept; opening it again raises it.
 """
@@ -18,6 +18,7 @@ from qvpn_gui.tray.menu import TrayMenu
 from qvpn_gui.window.main_window import MainWindow
 
 if TYPE_CHECKING:
+    from qvpn_gui.dialogs.diagnostics import DiagnosticsDialog
     from qvpn_gui.dialogs.routes import RoutesDialog
     from qvpn_gui.dialogs.settings import SettingsDialog
 
@@ -34,11 +35,13 @@ class Opener(QObject):
         self._window = window
         self._routes: RoutesDialog | None = None
         self._settings: SettingsDialog | None = None
+        self._diagnostics: DiagnosticsDialog | None = None
         window.session.routes.connect(self.routes)
         menu.routes.connect(self.routes)
         preferences = QKeySequence(QKeySequence.StandardKey.Preferences)
         self._entry(self.tr("What uses the &tunnel…"), self.routes)
         self._entry(self.tr("&Settings…"), self.settings, preferences)
+        self._entry(self.tr("&Diagnostics…"), self.diagnostics)
 
     def routes(self) -> RoutesDialog:
         """What uses the tunnel."""
@@ -59,6 +62,17 @@ class Opener(QObject):
             self._settings = SettingsDialog(self._actions, self._window)
         _present(self._settings)
         return self._settings
+
+    def diagnostics(self) -> DiagnosticsDialog:
+        """What `qvpn doctor` finds, the log, and the report."""
+        from qvpn_gui.dialogs.diagnostics import DiagnosticsDialog
+
+        if self._diagnostics is None:
+            self._diagnostics = DiagnosticsDialog(self._actions, self._window)
+        if not self._diagnostics.isVisible():
+            self._diagnostics.start()
+        _present(self._diagnostics)
+        return self._diagnostics
 
     def _entry(
         self, text: str, call: Callable[[], QDialog], shortcut: QKeySequence | None = None
