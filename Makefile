@@ -53,6 +53,10 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade -o requirements.lock
 
+.PHONY: translations
+translations: $(STAMP)  ## the texts of the app for translators, and what they made of them
+	$(BIN)/python -m tools.translate
+
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist

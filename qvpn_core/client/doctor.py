@@ -179,7 +179,8 @@ def _udp(facts: Facts) -> _Result:
     if facts.status.state is State.CONNECTED and facts.status.transport == "quic":
         return _good("the tunnel runs over it")
     if facts.answered is None:
-        return _unknown("there is no gateway to ask: add a profile")
+        known = facts.gateway is not None
+        return _unknown("the gateway has no address to ask" if known else "there is no profile yet")
     if facts.answered == 0:
         words = f"{facts.gateway} does not answer QUIC"
         return "bad", words, "try another network; where UDP is blocked: qvpn up --transport tls"

@@ -59,7 +59,7 @@ class DiagnosticsDialog(QDialog):
         self.checks = ChecksPage(self._words)
         self.log = LogPage()
         self.report = ReportPage()
-        self.pages = QTabWidget()
+        self.pages = QTabWidget(documentMode=True)
         self._build()
         self.checks.again.clicked.connect(self.start)
         self.report.save.clicked.connect(self._choose_place)
@@ -144,6 +144,8 @@ class ChecksPage(QWidget):
         area.setWidget(self._list)
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
+        for surface in (area.viewport(), self._list):
+            surface.setAutoFillBackground(False)  # the page's own colour
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setAccessibleName(self.tr("Results"))
         head = QHBoxLayout()

@@ -73,7 +73,7 @@ def test_on_a_sound_machine_nothing_is_wrong() -> None:
         ("dns", {"resolver_error": "resolved does not run"}, "warning", "does not run"),
         ("dns", {"gateway_addresses": ()}, "bad", "has no address"),
         ("udp", {"answered": 0}, "bad", "--transport tls"),
-        ("udp", {"answered": None}, "unknown", "no gateway"),
+        ("udp", {"answered": None}, "unknown", "no address to ask"),
         ("mtu", {"answered": 1200}, "warning", "another network"),
         ("mtu", {"answered": 0}, "unknown", "did not answer"),
         ("mtu", {"status": msgspec.structs.replace(UP, mtu=1200)}, "warning", "1280"),
