@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject
+from PySide6.QtCore import QObject, Qt
+from PySide6.QtGui import QGuiApplication
 
 from qvpn_core.client.explain import Way
 from qvpn_core.client.profiles import LAN_WORD
@@ -35,11 +36,15 @@ class RouteWords(QObject):
 
     def row(self, row: Row) -> tuple[str, str, str]:
         """A resulting route as cells."""
-        return str(row.prefix), self.way(row.way), self.reason(row.reason)
+        return left_to_right(str(row.prefix)), self.way(row.way), self.reason(row.reason)
 
     def destination(self, entry: Entry) -> str:
         """A line's destination for a person."""
-        return self.tr("lan (your local network)") if entry.text == LAN_WORD else entry.text
+        return (
+            self.tr("lan (your local network)")
+            if entry.text == LAN_WORD
+            else left_to_right(entry.text)
+        )
 
     def finding(self, finding: Finding) -> str:
         """What is odd about a line."""
@@ -66,7 +71,7 @@ class RouteWords(QObject):
             "tunnel": self.tr("{address} uses the tunnel"),
             "direct": self.tr("{address} goes directly"),
             "refused": self.tr("{address} is blocked"),
-        }[answer.way].format(address=answer.address)
+        }[answer.way].format(address=left_to_right(str(answer.address)))
         return f"{sentence}. {self._because(answer)}"
 
     def _because(self, answer: Answer) -> str:
@@ -77,7 +82,7 @@ class RouteWords(QObject):
                 return self.tr("Nothing that uses the tunnel covers it.")
             return self.tr("It is this device's own address.")
         if answer.reason in ("advertised", "excluded", "not-advertised") and answer.entry:
-            line = answer.entry.text
+            line = left_to_right(answer.entry.text)
             if answer.entry.comment:
                 line += f" ({answer.entry.comment})"
             if answer.reason == "not-advertised":
@@ -90,3 +95,13 @@ class RouteWords(QObject):
                 rule=answer.rule
             )
         return f"{self.reason(answer.reason)} ({answer.rule})."
+
+
+def left_to_right(text: str) -> str:
+    """An address as it is written everywhere, also within words that are read from the right.
+
+    By the marks of the Unicode Bidirectional Algorithm (UAX #9 section 2.4.2).
+    """
+    if QGuiApplication.layoutDirection() is not Qt.LayoutDirection.RightToLeft:
+        return text
+    return f"\u2066{text}\u2069"

@@ -259,6 +259,22 @@ def test_closing_ends_what_still_runs(dialog: RoutesDialog, play: Play) -> None:
     play(story())
 
 
+def test_addresses_are_not_turned_round_where_one_reads_from_the_right(
+    qapp: QApplication, dialog: RoutesDialog, play: Play
+) -> None:
+    async def story() -> None:
+        await dialog.start()
+        qapp.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
+        try:
+            assert rows(dialog)[0][0] == "\u206610.0.0.0/8\u2069"
+        finally:
+            qapp.setLayoutDirection(Qt.LayoutDirection.LeftToRight)
+        assert rows(dialog)[0][0] == "10.0.0.0/8"
+        dialog.done(0)
+
+    play(story())
+
+
 @pytest.mark.parametrize("direction", list(Qt.LayoutDirection)[:2])
 @pytest.mark.parametrize("mode", ["all", "only", "all-except"])
 def test_every_control_has_a_name_is_reached_by_keyboard_and_fits(
