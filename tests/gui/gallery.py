@@ -6,12 +6,20 @@ when it starts, so there is a process for each.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PySide6.QtWidgets import QWidget
+
+    from qvpn_gui.session_model import SessionModel
 
 _SCALES = (1, 2)
 
@@ -65,6 +73,7 @@ def _windows() -> Iterator[tuple[str, object]]:
     from qvpn_gui.actions import Actions
     from qvpn_gui.dialogs.defect import DefectDialog
     from qvpn_gui.dialogs.profiles import ProfilesDialog
+    from qvpn_gui.dialogs.settings import SettingsDialog
     from qvpn_gui.session_model import SessionModel
     from qvpn_gui.window.main_window import MainWindow
     from qvpn_gui.words import Words
@@ -87,7 +96,49 @@ def _windows() -> Iterator[tuple[str, object]]:
         yield f"window-{name}", window
     model = SessionModel()
     yield "profiles", ProfilesDialog(model, Actions(model), words)
+    yield "routes", _routes(model)
+    yield "settings", SettingsDialog(Actions(model))
+    yield "diagnostics", _diagnostics(model)
     yield "defect", DefectDialog("Traceback (most recent call last):\n  …\nZeroDivisionError")
+
+
+def _routes(model: SessionModel) -> QWidget:
+    from qvpn_core.client.route_list import Entry
+    from qvpn_gui.actions import Actions
+    from qvpn_gui.dialogs.routes import RoutesDialog
+
+    dialog = RoutesDialog(model, Actions(model))
+
+    async def show() -> None:
+        await dialog.start()
+        dialog.view.show_mode("only")
+        dialog.lines.show(
+            [
+                Entry("10.0.0.0/8", comment="the office"),
+                Entry("10.1.0.0/16", exception=True, comment="guests"),
+                Entry("10.1.2.0/24", comment="their printers"),
+                Entry("192.168.1.7", exception=True),
+            ]
+        )
+        dialog.view.where.setText("10.1.2.9")
+        await dialog._compute()
+        await dialog._answer()
+        dialog.done(0)  # it is only looked at
+        await asyncio.sleep(0)
+
+    asyncio.get_event_loop_policy().get_event_loop().run_until_complete(show())
+    return dialog
+
+
+def _diagnostics(model: SessionModel) -> QWidget:
+    from qvpn_core.client.doctor import Facts, examine
+    from qvpn_gui.actions import Actions
+    from qvpn_gui.dialogs.diagnostics import DiagnosticsDialog
+
+    dialog = DiagnosticsDialog(Actions(model))
+    facts = Facts(datetime(2026, 11, 23, 9, 41, tzinfo=UTC), tun=False, synchronised=False)
+    dialog.checks.show_findings(examine(facts))
+    return dialog
 
 
 if __name__ == "__main__":
