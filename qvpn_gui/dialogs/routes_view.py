@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Final
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QAction
+from PySide6.QtGui import QAction, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
+    QBoxLayout,
     QButtonGroup,
     QDialog,
+    QFrame,
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
     QMenu,
     QPushButton,
     QRadioButton,
+    QScrollArea,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -29,6 +33,10 @@ from qvpn_gui.dialogs.routes_table import COMMENT, DESTINATION, EXCEPTION, Lines
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Heading, Text
 from qvpn_gui.words import sentence
+
+#: Pixels below which what comes of the list stands under it.
+_NARROW: Final = 620
+_ROWS: Final = 5  # of a table that can be seen at least
 
 
 class RoutesView(QWidget):
@@ -66,6 +74,7 @@ class RoutesView(QWidget):
         self._message, self._finding, self._names = Text(), Text(), Dim()
         self._explanation, self._answer, self._note = Dim(), Text(), Dim()
         self._list = QWidget()
+        self._sides = QHBoxLayout()
         self._build(dialog)
         self._order()
 
@@ -128,10 +137,17 @@ class RoutesView(QWidget):
     # How it is made
 
     def _build(self, dialog: QDialog) -> None:
-        sides = QHBoxLayout()
-        sides.setSpacing(theme.MARGIN - 4)
-        sides.addLayout(self._left(), 11)
-        sides.addWidget(self._right(), 9)
+        self._sides.setContentsMargins(0, 0, 0, 0)
+        self._sides.setSpacing(theme.MARGIN - 4)
+        self._sides.addLayout(self._left(), 11)
+        self._sides.addWidget(self._right(), 9)
+        both = QWidget()
+        both.setLayout(self._sides)
+        area = QScrollArea()  # for small screens and large fonts
+        area.setWidget(both)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         buttons = QHBoxLayout()
         buttons.addStretch(1)
         for button in (self.ok, self.apply, self.cancel):
@@ -140,13 +156,18 @@ class RoutesView(QWidget):
         rows = QVBoxLayout(self)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setSpacing(theme.SPACE + 4)
-        rows.addLayout(sides, 1)
+        rows.addWidget(area, 1)
         rows.addLayout(buttons)
         outer = QVBoxLayout(dialog)
         outer.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
         outer.addWidget(self)
         available = dialog.screen().availableGeometry().size()
         dialog.resize(QSize(940, 620).boundedTo(available))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        side = QBoxLayout.Direction
+        self._sides.setDirection(side.TopToBottom if self.width() < _NARROW else side.LeftToRight)
 
     def _left(self) -> QVBoxLayout:
         group = QButtonGroup(self)
@@ -190,6 +211,7 @@ class RoutesView(QWidget):
                 Qt.AlignmentFlag.AlignLeading | Qt.AlignmentFlag.AlignVCenter
             )
             header.setHighlightSections(False)
+        table.setMinimumHeight(_ROWS * table.verticalHeader().defaultSectionSize())
         adding, below = QHBoxLayout(), QHBoxLayout()
         adding.addWidget(self.add_text, 1)
         adding.addWidget(self.add)
@@ -225,6 +247,7 @@ class RoutesView(QWidget):
         result.verticalHeader().hide()
         result.setShowGrid(False)
         result.setWordWrap(False)
+        result.setMinimumHeight(_ROWS * result.verticalHeader().defaultSectionSize())
         head = result.horizontalHeader()
         head.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         head.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)

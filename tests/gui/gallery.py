@@ -59,6 +59,8 @@ def _draw(directory: Path, scale: int) -> None:
             for window, widget in _windows():
                 if window.startswith(("window", "first")):
                     widget.resize(440, 820)  # the screen without a display is small
+                if window == "routes":
+                    widget.resize(900, 620)
                 widget.show()
                 qt.processEvents()
                 widget.grab().save(str(directory / f"{window}-{name}-{scale}00.png"))

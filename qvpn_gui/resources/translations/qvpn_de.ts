@@ -729,6 +729,7 @@
     <name>RoutesView</name>
     <message>
         <source>&amp;Everything</source>
+        <extracomment>Pixels below which what comes of the list stands under it.</extracomment>
         <translation>&amp;Alles</translation>
     </message>
     <message>

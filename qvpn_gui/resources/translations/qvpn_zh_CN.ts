@@ -727,6 +727,7 @@
     <name>RoutesView</name>
     <message>
         <source>&amp;Everything</source>
+        <extracomment>Pixels below which what comes of the list stands under it.</extracomment>
         <translation>全部(&amp;E)</translation>
     </message>
     <message>
