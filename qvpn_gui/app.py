@@ -7,6 +7,7 @@ when; how things look and what they do is in the parts.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -120,6 +121,7 @@ class App(QObject):
     # The beginning and the end
 
     def _begin(self) -> None:
+        gc.freeze()  # what exists now stays: no collection walks it again
         if not self._start.minimized:
             self.window.show()
         self._obey(self._start)

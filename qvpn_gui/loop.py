@@ -10,12 +10,14 @@ are qasync's. It is pinned to qasync 0.28, whose private names it overrides.
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
+from itertools import takewhile
 from typing import Any
 
 from PySide6.QtCore import QSocketNotifier, Qt, QTimer
@@ -42,10 +44,14 @@ class Loop(QEventLoop):  # type: ignore[misc]  # qasync has no types
         self._clock = QTimer(singleShot=True, timerType=Qt.TimerType.PreciseTimer)
         self._clock.timeout.connect(self._run_due)
         super().__init__(app)
+        # Python collects cycles on whichever thread allocates, and with them Qt's objects, which
+        # only this thread may touch. So they are collected here, and nowhere else.
+        gc.disable()
         # Ours start when they are needed; qasync would start ten at once.
         self.set_default_executor(ThreadPoolExecutor(_THREADS, "qvpn worker"))
 
     def close(self) -> None:
+        gc.enable()
         self._soon.stop()
         self._clock.stop()
         for notifiers in (self._read_notifiers, self._write_notifiers):
@@ -121,6 +127,7 @@ class Loop(QEventLoop):  # type: ignore[misc]  # qasync has no types
                 break
         if self._waiting and not self._soon.isActive():
             self._soon.start()
+        _collect()
 
     def _run_due(self) -> None:
         now = self.time()
@@ -132,6 +139,7 @@ class Loop(QEventLoop):  # type: ignore[misc]  # qasync has no types
             else:
                 self._add_callback(handle)
         self._set_clock()
+        _collect()
 
     def _set_clock(self) -> None:
         while self._heap and self._heap[0][2].cancelled():
@@ -177,6 +185,15 @@ class Loop(QEventLoop):  # type: ignore[misc]  # qasync has no types
         notifier.activated.connect(ready)
         notifiers[fd] = notifier
         return handle
+
+
+def _collect() -> None:
+    """Collect the youngest generations that are due, as the interpreter would."""
+    counts, thresholds = gc.get_count(), gc.get_threshold()
+    if counts[0] > thresholds[0]:
+        due = (count > threshold for count, threshold in zip(counts, thresholds, strict=True))
+        generation = sum(takewhile(bool, due)) - 1
+        gc.collect(generation)
 
 
 def _forget(notifiers: dict[Any, QSocketNotifier], fd: Any) -> bool:

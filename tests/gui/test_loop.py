@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QObject, QTimer
 
 from qvpn_gui.loop import Loop
 from tests.gui.conftest import Play, until
@@ -128,6 +128,36 @@ def test_streams_processes_and_signals_work(play: Play) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
         await heard.wait()
         loop.remove_signal_handler(signal.SIGUSR1)
+
+    play(story())
+
+
+def test_cycles_are_collected_on_the_thread_of_qt_and_only_there(play: Play) -> None:
+    where: list[int] = []
+
+    class Cycle(QObject):
+        def __init__(self) -> None:
+            super().__init__()
+            self.itself = self
+
+        def __del__(self) -> None:
+            where.append(threading.get_ident())
+
+    def allocate() -> None:
+        for _ in range(20):
+            _kept = [[] for _ in range(10_000)]
+
+    async def story() -> None:
+        Cycle()
+        await asyncio.to_thread(allocate)
+        kept: list[list[int]] = []
+
+        def more() -> bool:
+            kept.extend([] for _ in range(1000))
+            return bool(where)
+
+        await until(more)
+        assert where == [threading.get_ident()]
 
     play(story())
 
