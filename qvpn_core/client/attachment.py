@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 
 from qvpn_core.client.planner import Explanation, explain
+from qvpn_core.datapath.engine import available
 from qvpn_core.net.apply import ClientNetwork, clean_leftovers
 from qvpn_core.net.names import CLIENT_TUN
 from qvpn_core.net.plan import IPAddress, NetworkPlan
@@ -41,7 +42,7 @@ class Attachment:
         stays until `release` when changing it fails.
         """
         if self._tun is None or self._network is None:
-            self._tun = Tun.open(CLIENT_TUN, plan.mtu)
+            self._tun = Tun.open(CLIENT_TUN, plan.mtu, vnet_header=available())
             self._network = ClientNetwork(self._tun)
             await self._network.apply(plan)
         elif plan != self.plan:

@@ -23,8 +23,8 @@ from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, pla
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
 from qvpn_core.client.ticketfile import TicketFile
-from qvpn_core.datapath.aioquic import AioquicDatapath
 from qvpn_core.datapath.interface import Datapath
+from qvpn_core.datapath.native import best_datapath
 from qvpn_core.errors import (
     GatewayRefused,
     GatewayUnreachable,
@@ -139,7 +139,7 @@ class Session:
             self._learn_pins(tunnel)
             await self._receive_configuration(tunnel)
             tun = self._tun = await self._attachment.attach(self._plan(tunnel))
-            datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
+            datapath = self._link.datapath = best_datapath(tun, tunnel)
             datapath.start(self._own_addresses())
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()

@@ -61,6 +61,10 @@ class AioquicDatapath:
             # links ends the session.
             self.close()
             return
+        self.outgoing(packets)
+
+    def outgoing(self, packets: Sequence[bytes]) -> None:
+        """Packets that the device gave."""
         own = self._addresses
         outgoing = [
             packet

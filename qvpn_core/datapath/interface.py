@@ -1,7 +1,7 @@
 """The seam between a TUN and whatever moves its packets to a tunnel and back.
 
-`aioquic` is the reference and always works; `native` will be an offload behind the same interface.
-One conformance suite runs over every implementation (tests/integration/test_datapath.py).
+`aioquic` is the reference and always works; `native` is an offload behind the same interface. One
+conformance suite runs over every implementation (tests/unit/datapath/test_conformance.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ class PacketDevice(Protocol):
     """What the datapath needs of a TUN; `qvpn_core.net.tun.Tun` is one."""
 
     def fileno(self) -> int: ...
+
+    @property
+    def vnet_header(self) -> bool:
+        """Whether packets have a virtio header at the descriptor, as an engine needs."""
+
+    def set_offload(self, on: bool) -> None:
+        """Let the kernel give and take super-packets, which only an engine understands, or not."""
 
     def read_batch(self, limit: int) -> list[bytes]:
         """Up to `limit` waiting packets. Raises QvpnError when the device is gone."""

@@ -2,7 +2,8 @@
 
 The device is never persistent, so it and its routes vanish with the descriptor, however the process
 ends. It refuses to share: one process, one queue. Addresses and routes are in
-:mod:`qvpn_core.net.links`.
+:mod:`qvpn_core.net.links`. With a virtio header the descriptor can be left to an engine that
+handles super-packets; nothing here does.
 """
 
 from __future__ import annotations
@@ -27,19 +28,27 @@ _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_TUNSETOFFLOAD: Final = 0x400454D0
+# Checksums and segmentation of TCP; of UDP as well (since Linux 6.2).
+_TUN_F_TCP: Final = 0x01 | 0x02 | 0x04 | 0x08
+_TUN_F_UDP: Final = 0x20 | 0x40
 _SIOCSIFMTU: Final = 0x8922
 #: More than any packet of an MTU that a tunnel has; room for the largest possible would cost 2 us
 #: with each packet.
 _READ_SIZE: Final = 16384
+#: The header of a plain packet on a device with IFF_VNET_HDR (linux/virtio_net.h).
+_PLAIN: Final = bytes(10)
 
 
 class Tun:
     """An open TUN device. Close it, or use it as a context manager."""
 
-    __slots__ = ("_fd", "_owner", "index", "name")
+    __slots__ = ("_fd", "_owner", "index", "name", "vnet_header")
 
-    def __init__(self, fd: int, name: str, owner: Any = None) -> None:
+    def __init__(self, fd: int, name: str, owner: Any = None, *, vnet_header: bool = False) -> None:
         """Take over `fd`; `owner`, where given, is the object that closes it."""
+        self.vnet_header = vnet_header
         os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
         self._fd = fd
@@ -48,18 +57,20 @@ class Tun:
         self.index = socket.if_nametoindex(name)
 
     @classmethod
-    def open(cls, name: str | None, mtu: int) -> Self:
+    def open(cls, name: str | None, mtu: int, *, vnet_header: bool = False) -> Self:
         """Make a device of this name, or of a free one with None, for packets up to `mtu` bytes.
 
-        It is down and has no address. Raises TunUnavailable, PermissionMissing and, for an MTU that
+        It is down and has no address. With `vnet_header` an engine can have it.
+        Raises TunUnavailable, PermissionMissing and, for an MTU that
         the kernel refuses, NetworkSetupFailed.
         """
         try:
-            owner = _open_pytun(name) if pytun is not None else None
-            fd, actual = (owner.fileno(), owner.name) if owner else _open_plain(name)
+            flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_header else 0)
+            owner = _open_pytun(name, flags) if pytun is not None else None
+            fd, actual = (owner.fileno(), owner.name) if owner else _open_plain(name, flags)
         except OSError as error:
             raise _refusal(error, name) from error
-        tun = cls(fd, actual, owner)
+        tun = cls(fd, actual, owner, vnet_header=vnet_header)
         try:
             tun.set_mtu(mtu)
         except BaseException:
@@ -89,6 +100,10 @@ class Tun:
                     f"the device {self.name} is gone ({os.strerror(error.errno or 0)})",
                     "start the tunnel again",
                 ) from error
+        if self.vnet_header:
+            # What the kernel queued while an engine had the device may lack a checksum or be a
+            # super-packet; senders send it again.
+            return [packet[10:] for packet in packets if packet.startswith(_PLAIN[:2])]
         return packets
 
     def write_batch(self, packets: Iterable[bytes]) -> int:
@@ -97,11 +112,26 @@ class Tun:
         write, fd = os.write, self._fd
         for packet in packets:
             try:
-                write(fd, packet)
+                write(fd, _PLAIN + packet if self.vnet_header else packet)
             except OSError:
                 continue
             written += 1
         return written
+
+    def set_offload(self, on: bool) -> None:
+        """Let the kernel hand over super-packets and packets without checksums, or no more.
+
+        On a kernel before 6.2 those of UDP are left out. Raises NetworkSetupFailed.
+        """
+        for flags in (_TUN_F_TCP | _TUN_F_UDP, _TUN_F_TCP) if on else (0,):
+            try:
+                fcntl.ioctl(self._fd, _TUNSETOFFLOAD, flags)
+                return
+            except OSError as error:
+                failure = error
+        raise NetworkSetupFailed(
+            f"{self.name} takes no offloads ({os.strerror(failure.errno or 0)})"
+        ) from failure
 
     def set_mtu(self, mtu: int) -> None:
         """Change the MTU to `mtu` bytes. Below 1280 the kernel takes IPv6 away from the device."""
@@ -137,15 +167,15 @@ class Tun:
         self.close()
 
 
-def _open_pytun(name: str | None) -> Any:
-    return pytun.TunTapDevice(name=name or "", flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
+def _open_pytun(name: str | None, flags: int) -> Any:
+    return pytun.TunTapDevice(name=name or "", flags=flags)
 
 
-def _open_plain(name: str | None) -> tuple[int, str]:
+def _open_plain(name: str | None, flags: int) -> tuple[int, str]:
     """What python-pytun does, for machines that it has no wheel for."""
     fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
-        request = struct.pack("16sH22x", (name or "").encode(), _IFF_TUN | _IFF_NO_PI)
+        request = struct.pack("16sH22x", (name or "").encode(), flags)
         reply = fcntl.ioctl(fd, _TUNSETIFF, request)
     except BaseException:
         os.close(fd)

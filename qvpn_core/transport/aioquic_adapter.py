@@ -19,7 +19,8 @@ It does no I/O. tests/unit/transport/test_aioquic_contract.py fails when aioquic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,7 +38,13 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import CryptoContext, CryptoError, CryptoPair
+from aioquic.quic.crypto import (
+    CryptoContext,
+    CryptoError,
+    CryptoPair,
+    derive_key_iv_hp,
+    next_key_phase,
+)
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -51,11 +58,13 @@ from aioquic.quic.packet_builder import (
     QuicPacketBuilderStop,
     QuicSentPacket,
 )
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
 
 from qvpn_core.auth.exporter import Exporter, tls_exporter
+from qvpn_core.transport.offload import ConnectionKeys, Handover, Offload, PhaseKeys
 
 # Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
 KEY_UPDATE_PACKETS = 1 << 22
@@ -102,6 +111,9 @@ class OneRttKeys(CryptoPair):
         super().__init__()
         self._previous: CryptoContext | None = None
         self._forget_at: float | None = None
+        #: How often keys were updated.
+        self.generation = 0
+        self._first_secrets: tuple[bytes | None, bytes | None] = (None, None)
 
     def decrypt_packet(
         self, packet: bytes, encrypted_offset: int, expected_packet_number: int
@@ -124,7 +136,39 @@ class OneRttKeys(CryptoPair):
         elif now >= self._forget_at:
             self._previous = self._forget_at = None
 
+    def export(self) -> ConnectionKeys:
+        """All keys, for an engine; once they are there."""
+        first = self._first_secrets if self.generation else (self.send.secret, self.recv.secret)
+        send, receive = next_key_phase(self.send), next_key_phase(self.recv)
+        assert self.send.cipher_suite is not None
+        return ConnectionKeys(
+            suite=int(self.send.cipher_suite),
+            send_header=self._derive(first[0])[2],
+            receive_header=self._derive(first[1])[2],
+            generation=self.generation,
+            current=self._phase(self.send.secret, self.recv.secret),
+            next=self._phase(send.secret, receive.secret),
+        )
+
+    def _phase(self, send: bytes | None, receive: bytes | None) -> PhaseKeys:
+        return PhaseKeys(*self._derive(send)[:2], *self._derive(receive)[:2])
+
+    def _derive(self, secret: bytes | None) -> tuple[bytes, bytes, bytes]:
+        """Key, IV and header protection key (RFC 9001 section 5.1)."""
+        send = self.send
+        assert secret is not None and send.cipher_suite is not None
+        assert send.version is not None
+        key, iv, header = derive_key_iv_hp(
+            cipher_suite=send.cipher_suite,
+            secret=secret,
+            version=send.version,
+        )
+        return key, iv, header
+
     def _update_key(self, trigger: str) -> None:
+        if self.generation == 0:
+            self._first_secrets = (self.send.secret, self.recv.secret)
+        self.generation += 1
         self._previous = copy(self.recv)
         self._forget_at = None
         super()._update_key(trigger)
@@ -150,12 +194,16 @@ class TunnelConnection(QuicConnection):
         self.datagrams_received: list[bytes] = []
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
-        self.last_received = 0.0  # when the last valid packet of the short way arrived
+        self._last_received = 0.0  # when the last valid packet of the short way arrived
         self._key_update_at = KEY_UPDATE_PACKETS
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
         self._large_lost_in_a_row = 0
         self._exporter: Exporter | None = None
+        #: What handles data packets in our place, while it does.
+        self.offload: Offload | None = None
+        self._reservations = 0
+        self._excluded: Offload | None = None
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
         self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
@@ -197,7 +245,14 @@ class TunnelConnection(QuicConnection):
     @property
     def rtt(self) -> float:
         """Smoothed round-trip time in seconds, 0.0 before a sample."""
-        return self._loss._rtt_smoothed
+        return (self.offload.rtt if self.offload is not None else 0.0) or self._loss._rtt_smoothed
+
+    @property
+    def last_received(self) -> float:
+        """When the last valid packet of the short way, or of an offload, arrived."""
+        if self.offload is None:
+            return self._last_received
+        return max(self._last_received, self.offload.last_received)
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
@@ -314,6 +369,7 @@ class TunnelConnection(QuicConnection):
         if not self.can_probe:
             return []
         path = self._network_paths[0]
+        self._exclude_offload()
 
         def delivered(state: QuicDeliveryState) -> None:
             done(size, state is QuicDeliveryState.ACKED)
@@ -347,6 +403,127 @@ class TunnelConnection(QuicConnection):
         self.send_ping(0)
         return [(datagram, path.addr) for datagram in datagrams]
 
+    # What an engine takes over, see `offload.py`
+
+    @property
+    def offloadable(self) -> bool:
+        """Whether an engine may handle data packets now: one path, and it is valid."""
+        return (
+            self.established
+            and self._handshake_confirmed
+            and self._network_paths[0].is_validated
+            and all(len(host.cid) == len(self.host_cid) for host in self._host_cids)
+        )
+
+    @property
+    def keys(self) -> OneRttKeys:
+        """The 1-RTT keys."""
+        keys = self._cryptos[_ONE_RTT]
+        assert isinstance(keys, OneRttKeys)
+        return keys
+
+    @property
+    def own_ids(self) -> tuple[bytes, ...]:
+        """Connection IDs under which packets reach us."""
+        return tuple(host.cid for host in self._host_cids)
+
+    @property
+    def peer_id(self) -> bytes:
+        """The connection ID under which packets reach the peer."""
+        return self._peer_cid.cid
+
+    @property
+    def peer_ack_delay_exponent(self) -> int:
+        """How the peer scales delays in its ACK frames (RFC 9000 section 18.2)."""
+        return self._remote_ack_delay_exponent
+
+    def hand_over(self, offload: Offload) -> Handover:
+        """Leave data packets to `offload` from now on; what it must know to go on."""
+        space = self._spaces[_ONE_RTT]
+        self.offload = offload
+        space.ack_at = None
+        # What waits to be acknowledged, and what only serves to tell duplicates.
+        received = RangeSet(space.ack_queue)
+        for number in space.received_packets._received:
+            received.add(number, number + 1)
+        return Handover(
+            next_number=self._packet_number,
+            received=[(each.start, each.stop - 1) for each in received],
+            unacknowledged=sorted(space.sent_packets),
+        )
+
+    def take_back(self, handover: Handover | None, now: float) -> None:
+        """Handle all packets again, with the books of the offload; None when they are lost."""
+        self.offload = None
+        if handover is None:
+            return
+        space = self._spaces[_ONE_RTT]
+        self._packet_number = max(self._packet_number, handover.next_number)
+        for first, last in handover.received:
+            space.ack_queue.add(first, last + 1)
+            while len(space.ack_queue) > MAX_ACK_RANGES:
+                space.ack_queue.shift()
+            for number in range(max(first, last - 2 * MAX_ACK_RANGES), last + 1):
+                space.received_packets.add(number)
+            if last > space.largest_received_packet:
+                space.largest_received_packet = last
+                space.largest_received_time = now
+            space.expected_packet_number = max(space.expected_packet_number, last + 1)
+        if handover.received:
+            space.ack_at = now + self._ack_delay
+
+    @contextmanager
+    def numbers(self) -> Iterator[None]:
+        """Use packet numbers, and send the packets, inside: no offload does so meanwhile."""
+        self._reservations += 1
+        try:
+            yield
+        finally:
+            self._reservations -= 1
+            if self._reservations == 0 and self._excluded is not None:
+                excluded, self._excluded = self._excluded, None
+                excluded.commit(self._packet_number)
+
+    def _exclude_offload(self) -> None:
+        """Within `numbers`: what follows may use packet numbers."""
+        offload = self.offload
+        if offload is None or self._excluded is not None:
+            return
+        assert self._reservations, "packet numbers are used outside of numbers()"
+        self._packet_number, generation = offload.reserve()
+        self._excluded = offload
+        self.follow_keys(generation)
+
+    def follow_keys(self, generation: int) -> None:
+        """The peer has updated its keys, which the offload saw first (RFC 9001 section 6.2)."""
+        while self.keys.generation < generation:
+            self.keys._update_key("remote_update")
+
+    def update_keys(self) -> None:
+        """Update keys: the offload has used the present ones for long."""
+        if self.established:
+            self.keys._update_key("local_update")
+
+    def receive_ack(self, frame: bytes, at: float) -> None:
+        """An ACK frame that the offload received and that concerns packets sent from here."""
+        if self._state is _CONNECTED and not self._close_pending:
+            self._receive_frames(frame, self.host_cid, at)
+
+    def suspect_black_hole(self) -> None:
+        """The offload lost large packets in a row."""
+        self._large_lost_in_a_row = BLACK_HOLE_LOSSES
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        self._exclude_offload()
+        return super().datagrams_to_send(now)
+
+    def handle_timer(self, now: float) -> None:
+        if self.offload is not None and self.established and self._close_at is not None:
+            # What the offload received keeps the connection alive as well.
+            alive_until = self.offload.last_received + self._idle_timeout()
+            self._close_at = max(self._close_at, alive_until)
+        super().handle_timer(now)
+
     # Sending
 
     def pack_datagrams(self, pending: deque[bytes], prefix: bytes, now: float) -> Batch:
@@ -360,6 +537,7 @@ class TunnelConnection(QuicConnection):
         path = self._network_paths[0]
         if not pending or not self.established or not path.is_validated:
             return Batch((), 0, 0)
+        self._exclude_offload()
         number = self._packet_number
         if number >= self._key_update_at:
             self._key_update_at = number + KEY_UPDATE_PACKETS
@@ -522,6 +700,8 @@ class TunnelConnection(QuicConnection):
                 self.control_received = True
                 self.receive_datagram(batch[index], addr, now)
                 index += 1
+        if self.offload is not None:
+            self._spaces[_ONE_RTT].ack_at = None  # it acknowledges these packets as well
 
     def _short_run(self, batch: Sequence[bytes], start: int, addr: NetworkAddress) -> int:
         """How many payloads from `start` may take the short way: 1-RTT, on the active path."""
@@ -629,7 +809,7 @@ class TunnelConnection(QuicConnection):
                 space.ack_at = now + self._ack_delay
         if handled:
             self._acknowledge(space, acked_from, acked_to)
-            self.last_received = now
+            self._last_received = now
             if self._state is _CONNECTED:  # else it is when the draining period ends
                 self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = False

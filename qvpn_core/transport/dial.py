@@ -104,7 +104,8 @@ class _Dial:
             quic, self._send, on_end=self._on_end, blocked=lambda: sock.blocked
         )
         self.http.on_handshake = self._check_pin
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self.http.socket = sock
+        sock.start_reading(self._loop, self._readable)
 
     def start(self) -> None:
         """Send the first flight."""
@@ -190,7 +191,7 @@ class _Dial:
             self._keepalive.cancel()
             self._keepalive = None
         if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
+            self._socket.stop_reading()
             self._loop.remove_writer(self._socket.fileno())
             self._loop.call_soon(self._socket.close)
 

@@ -31,8 +31,10 @@ from qvpn_core.transport.interface import (
     TunnelCounters,
     TunnelHandler,
 )
+from qvpn_core.transport.offload import ConnectionState, Offload
 from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
+from qvpn_core.transport.udp import LocalAddress, UdpSocket
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ IPV6_MIN_MTU = 1280  # RFC 8200 section 5; RFC 9484 section 7.2
 MAX_BUFFERED = 256 << 10
 TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
+UNACKNOWLEDGED = "unacknowledged"
 
 #: Sends UDP payloads to an address; returns the sizes that the local interface refuses.
 Send = Callable[[Sequence[bytes], NetworkAddress], list[int]]
@@ -58,12 +61,13 @@ class Http3Tunnel:
         self._connection = connection
         self._stream_id = stream_id
         self._handler: TunnelHandler | None = handler
-        self.counters = TunnelCounters()
+        self._counters = TunnelCounters()
         self.response_headers: Headers = ()
         self.queue = SendQueue()
         #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
         self.prefix = encode_quarter_stream_id(stream_id) + b"\0"
         self.mtu = connection.tunnel_mtu(len(self.prefix))
+        self._offload: Offload | None = None
 
     @property
     def peer(self) -> Address:
@@ -72,6 +76,36 @@ class Http3Tunnel:
     @property
     def rtt(self) -> float:
         return self._connection.quic.rtt
+
+    @property
+    def counters(self) -> TunnelCounters:
+        counters = self._counters
+        if self._offload is not None:
+            sent, sent_bytes, received, received_bytes, not_sent = self._offload.traffic()
+            counters.tx_packets += sent
+            counters.tx_bytes += sent_bytes
+            counters.rx_packets += received
+            counters.rx_bytes += received_bytes
+            if not_sent:
+                counters.drop(UNACKNOWLEDGED, not_sent)
+        return counters
+
+    @property
+    def connection(self) -> Http3Connection:
+        """What carries it, for a native datapath."""
+        return self._connection
+
+    def begin_offload(self, offload: Offload) -> None:
+        """Leave packets to an engine; it ends with the tunnel, or by `end_offload`."""
+        self._offload = offload
+        self._connection.begin_offload(offload)
+
+    def end_offload(self) -> None:
+        """Handle packets here again. Idempotent."""
+        if self._offload is not None:
+            self._counters = self.counters
+            self._offload = None
+            self._connection.end_offload()
 
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
@@ -86,13 +120,13 @@ class Http3Tunnel:
             packets = [packet for packet in packets if len(packet) <= mtu]
         full = self.queue.push(packets, self._connection.now())
         if full:
-            self.counters.drop(FULL, full)
+            self._counters.drop(FULL, full)
         self._connection.transmit_datagrams()
 
     def _refuse_oversize(self, packets: Sequence[bytes], mtu: int) -> None:
         for packet in packets:
             if len(packet) > mtu:
-                self.counters.drop(TOO_BIG)
+                self._counters.drop(TOO_BIG)
                 if self._handler is not None:
                     self._handler.packet_too_big(packet, mtu)
 
@@ -113,9 +147,19 @@ class Http3Tunnel:
 
     def received_packets(self, packets: list[bytes]) -> None:
         if self._handler is not None:
-            self.counters.rx_packets += len(packets)
-            self.counters.rx_bytes += sum(map(len, packets))
+            self._counters.rx_packets += len(packets)
+            self._counters.rx_bytes += sum(map(len, packets))
             self._handler.packets(packets)
+
+    def sent(self, packets: int, size: int) -> None:
+        """`packets` left the queue, with `size` bytes together."""
+        self.queue.taken(packets)
+        self._counters.tx_packets += packets
+        self._counters.tx_bytes += size
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count dropped packets."""
+        self._counters.drop(reason, count)
 
     def set_mtu(self, mtu: int) -> None:
         if mtu == self.mtu or self._handler is None:
@@ -134,6 +178,7 @@ class Http3Tunnel:
     def ended(self, error: QvpnError | None) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
+            self.end_offload()
             self._connection.tunnel_ended(self._stream_id)
             handler.closed(error)
 
@@ -226,6 +271,11 @@ class Http3Connection:
         self._transmit_due = True
         self._ended = False
         self._pmtud: PathMtuDiscovery | None = None
+        #: What it sends on, and the local address of the last packet; the owner keeps them right.
+        self.socket: UdpSocket | None = None
+        self.local: LocalAddress | None = None
+        self._offload: Offload | None = None
+        self._offloaded: ConnectionState | None = None
         self.tunnels: dict[int, Http3Tunnel] = {}
         #: At the gateway: whether a request was answered without a tunnel.
         self.answered = False
@@ -275,6 +325,7 @@ class Http3Connection:
             # Nothing but datagrams and ACKs came. What these set free beside datagrams (a
             # retransmission) goes out with the ACK, a millisecond later.
             self.transmit_datagrams()
+        self._follow_offload()
 
     def _fail(self) -> None:
         """A defect, of ours, of aioquic or of an owner, ends this connection and no other."""
@@ -282,12 +333,75 @@ class Http3Connection:
         self.quic.close(error_code=H3_INTERNAL_ERROR)
         self._transmit_due = True
 
+    # An engine in our place, see `offload.py`
+
+    def begin_offload(self, offload: Offload) -> None:
+        """Leave data packets to an engine whenever that is possible."""
+        self._offload = offload
+        self._follow_offload()
+
+    def end_offload(self) -> None:
+        """Handle all packets here again. Idempotent."""
+        offload, self._offload, self._offloaded = self._offload, None, None
+        if offload is not None:
+            offload.close()
+            self._transmit()
+
+    def _follow_offload(self) -> None:
+        """Tell the engine what has changed."""
+        offload, quic = self._offload, self.quic
+        if offload is None:
+            return
+        state = None
+        if self.socket is not None and not self._ended and quic.offloadable:
+            address = quic.get_peer_address()
+            assert address is not None
+            state = ConnectionState(
+                self.socket, address, self.local, quic.own_ids, quic.peer_id, quic.packet_size,
+                quic.keys.generation,
+            )  # fmt: skip
+        if state != self._offloaded:
+            self._offloaded = state
+            offload.follow(state)
+
+    def engine_ack(self, frame: bytes, at: float) -> None:
+        """From an engine: an ACK that concerns packets sent here."""
+        self.quic.receive_ack(frame, at)
+        self._transmit_due = True
+        self.flush()
+
+    def engine_keys(self, generation: int) -> None:
+        """From an engine: the peer has updated its keys."""
+        self.quic.follow_keys(generation)
+        self._follow_offload()
+
+    def engine_update_due(self) -> None:
+        """From an engine: our key has been used for long (RFC 9001 section 6.6)."""
+        self.quic.update_keys()
+        self._follow_offload()
+
+    def engine_refused(self, size: int) -> None:
+        """From an engine: the local interface does not take packets of `size` bytes."""
+        if self._pmtud is not None:
+            self._pmtud.refused(size, self.now())
+            self._transmit()
+
+    def engine_black_hole(self) -> None:
+        """From an engine: of late only large packets were lost."""
+        self.quic.suspect_black_hole()
+        self._transmit()
+
     # Sending
 
     def _transmit(self) -> None:
         if self._receiving:
             self._transmit_due = True  # by the flush after the batch
             return
+        with self.quic.numbers():
+            self._transmit_all()
+        self._follow_offload()
+
+    def _transmit_all(self) -> None:
         self._transmit_due = self.quic.control_received = False
         now = self.now()
         self._discover_path_mtu(now)
@@ -311,6 +425,10 @@ class Http3Connection:
         """Send what tunnels have queued, unless the socket is blocked."""
         if self._receiving or self._ended:
             return  # the flush after the batch does it
+        with self.quic.numbers():
+            self._transmit_queued()
+
+    def _transmit_queued(self) -> None:
         now = self.now()
         for tunnel in self.tunnels.values():
             queue = tunnel.queue
@@ -318,12 +436,10 @@ class Http3Connection:
                 continue
             expired = queue.expire(now)
             if expired:
-                tunnel.counters.drop(EXPIRED, expired)
+                tunnel.dropped(EXPIRED, expired)
             batch = self.quic.pack_datagrams(queue.pending, tunnel.prefix, now)
             if batch.payloads:
-                queue.taken(batch.payloads)
-                tunnel.counters.tx_packets += batch.payloads
-                tunnel.counters.tx_bytes += batch.payload_bytes
+                tunnel.sent(batch.payloads, batch.payload_bytes)
                 self._send_batch(batch.packets, self.quic.get_peer_address(), now)
         self._arm_timer(now)
 
@@ -562,6 +678,9 @@ class Http3Connection:
     def abandon(self) -> None:
         """Stop all timers; nothing is sent or received from now on."""
         self._ended = True
+        offload, self._offload, self._offloaded = self._offload, None, None
+        if offload is not None:
+            offload.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -615,7 +734,7 @@ class Http3Connection:
             received = [data for data in received if not data.startswith(prefix)]
             strange = sum(data.startswith(prefix[:-1]) for data in received)
             if strange:
-                tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
+                tunnel.dropped(UNKNOWN_CONTEXT, strange)
         if not all(data and len(data) >= 1 << (data[0] >> 6) for data in received):
             # Too short for a Quarter Stream ID (RFC 9297 section 2.1).
             self.quic.close(error_code=H3_DATAGRAM_ERROR)

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aioquic.buffer import Buffer
@@ -64,7 +65,6 @@ class _Accepted:
         #: Tickets that the peer was sent, which are worth something once it is known.
         self._tickets = tickets
         self._socket = sock
-        self.local: LocalAddress | None = None
         self.ids: set[bytes] = set()
         self.http = Http3Connection(
             quic,
@@ -74,6 +74,7 @@ class _Accepted:
             on_connection_id=self._on_connection_id,
             blocked=lambda: sock.blocked,
         )
+        self.http.socket = sock
         self.http.on_handshake = self._on_handshake
         self.http.on_accept = self._on_accept
         # Else a device could collect connections by opening one tunnel after the other.
@@ -83,7 +84,7 @@ class _Accepted:
         )
 
     def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
-        refused = self._socket.send(datagrams, address, self.local)
+        refused = self._socket.send(datagrams, address, self.http.local)
         if self._socket.blocked:
             self._listener.await_room(self._socket)
         return refused
@@ -195,7 +196,6 @@ class QuicListener:
         if drain:
             await asyncio.sleep(drain)
         for sock in self._sockets:
-            self._loop.remove_reader(sock.fileno())
             self._loop.remove_writer(sock.fileno())
             sock.close()
         self._sockets.clear()
@@ -216,7 +216,7 @@ class QuicListener:
             raise _bind_error(address, error) from error
         udp = UdpSocket(sock)
         self._sockets.append(udp)
-        self._loop.add_reader(udp.fileno(), self._readable, udp)
+        udp.start_reading(self._loop, partial(self._readable, udp))
 
     # Dispatch
 
@@ -236,7 +236,7 @@ class QuicListener:
                 accepted = by_id.get(data[1:id_end])
             if accepted is None:
                 continue
-            accepted.local = local
+            accepted.http.local = local
             batch = batches.get((accepted, sender))
             if batch is None:
                 batches[accepted, sender] = [data]

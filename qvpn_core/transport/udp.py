@@ -7,11 +7,12 @@ idea of the path MTU is not consulted (IP_PMTUDISC_PROBE), since path MTU discov
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qvpn_core.transport.interface import Address
@@ -28,17 +29,22 @@ IP_PKTINFO = 8
 IPV6_MTU_DISCOVER = 23
 PMTUDISC_PROBE = 3
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_TIMESTAMPNS = 35
 
 RECEIVE_BUFFER = 4 << 20  # bytes; a burst must not be lost before we wake up
 BACKLOG = 256  # batches; connections that see `blocked` add only control packets to it
 _GSO_REFUSALS = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
-_CMSG_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
+# GRO and packet info, and what the native datapath switches on and cannot switch off: the traffic
+# class. Without room, a super-packet would lose the size of its parts.
+_CMSG_SPACE = 2 * socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
 _GRO_SIZE = struct.Struct("=i")
 _GSO_SIZE = struct.Struct("=H")
 
 Datagram = bytes
 #: Ancillary data that pins the local address of a reply, from `receive`, for `send`.
 LocalAddress = tuple[int, int, bytes]
+#: A datagram, its sender, and the local address that it came to.
+Received = tuple[Datagram, tuple[str, int], LocalAddress | None]
 
 
 def address_text(address: Sequence[Any]) -> str:
@@ -61,6 +67,11 @@ class UdpSocket:
         self.send_errors = 0
         self._backlog: deque[tuple[Sequence[Datagram], tuple[str, int] | None, LocalAddress | None]]
         self._backlog = deque(maxlen=BACKLOG)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._readable: Callable[[], None] = lambda: None
+        #: While somebody else reads the descriptor: what it handed on, and whom to tell of the end.
+        self._diverted: list[Received] | None = None
+        self._on_close: Callable[[], None] = lambda: None
         sock.setblocking(False)
         if self._ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
@@ -89,16 +100,61 @@ class UdpSocket:
 
     def close(self) -> None:
         """Close the descriptor."""
+        self.stop_reading()
+        on_close, self._on_close = self._on_close, lambda: None
+        on_close()
         self._sock.close()
 
-    def receive(
-        self, calls: int = 16
-    ) -> list[tuple[Datagram, tuple[str, int], LocalAddress | None]]:
+    # Who reads
+
+    def start_reading(self, loop: asyncio.AbstractEventLoop, readable: Callable[[], None]) -> None:
+        """Call `readable` whenever `receive` has something, until `stop_reading`."""
+        self._loop, self._readable = loop, readable
+        if self._diverted is None:
+            loop.add_reader(self.fileno(), readable)
+
+    def stop_reading(self) -> None:
+        """End what `start_reading` began. Idempotent."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._diverted is None:
+            loop.remove_reader(self.fileno())
+
+    def divert(self, on_close: Callable[[], None]) -> None:
+        """Leave the descriptor to somebody else, who reads it, and calls `hand_on` with the rest.
+
+        `on_close` is called before the descriptor is closed.
+        """
+        if self._loop is not None and self._diverted is None:
+            self._loop.remove_reader(self.fileno())
+        # The library that reads asks for time stamps, which nobody needs and every packet costs.
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 0)
+        self._diverted = []
+        self._on_close = on_close
+
+    def hand_on(self, received: list[Received]) -> None:
+        """While diverted: datagrams for the owner, as if it had received them itself."""
+        self._diverted = received
+        if self._loop is not None:
+            self._readable()
+
+    def restore(self) -> None:
+        """End what `divert` began. Idempotent."""
+        if self._diverted is None:
+            return
+        self._diverted = None
+        self._on_close = lambda: None
+        if self._loop is not None:
+            self._loop.add_reader(self.fileno(), self._readable)
+
+    def receive(self, calls: int = 16) -> list[Received]:
         """Drain up to `calls` super-packets: datagram, sender, and the local address it came to.
 
         Raises OSError for what the network reported (ECONNREFUSED on a connected socket).
         """
-        received: list[tuple[Datagram, tuple[str, int], LocalAddress | None]] = []
+        if self._diverted is not None:
+            waiting, self._diverted = self._diverted, []
+            return waiting
+        received: list[Received] = []
         recvmsg = self._sock.recvmsg
         for _ in range(calls):
             try:
