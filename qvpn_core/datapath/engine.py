@@ -45,6 +45,18 @@ def available() -> bool:
     return os.environ.get(CHOICE) != "aioquic" and _module() is not None
 
 
+class NativeDestinations:
+    """Where a device may send, in the engine's form.
+
+    Each interval is its first address and whether packets to it are forwarded, ascending, by family.
+    """
+
+    def __init__(
+        self, ipv4: Sequence[tuple[bytes, bool]], ipv6: Sequence[tuple[bytes, bool]]
+    ) -> None:
+        self.table = _module().Destinations(ipv4, ipv6)
+
+
 class EngineOwner(Protocol):
     """Who has the TUN: a client's datapath, or the gateway."""
 
@@ -167,7 +179,7 @@ class NativeOffload:
         self._place: int | None = None
         self._state: ConnectionState | None = None
         self._addresses: list[bytes] = []
-        self._destinations: Any = None
+        self._destinations: NativeDestinations | None = None
         self._told = (0, 0, 0, 0, 0)
         self._gone = (0, 0, 0, 0, 0)  # of earlier places
 
@@ -182,11 +194,11 @@ class NativeOffload:
         if self._place is not None:
             self._engine.set_addresses(self._place, self._addresses)
 
-    def set_destinations(self, destinations: Any) -> None:
-        """At a gateway: where the device may send, a `qvpn_datapath.Destinations`."""
+    def set_destinations(self, destinations: NativeDestinations) -> None:
+        """At a gateway: where the device may send; nowhere before this is called."""
         self._destinations = destinations
         if self._place is not None:
-            self._engine.set_destinations(self._place, destinations)
+            self._engine.set_destinations(self._place, destinations.table)
 
     # From the connection
 
@@ -268,7 +280,7 @@ class NativeOffload:
         self._owner.sessions[self._place] = self
         self._engine.set_addresses(self._place, self._addresses)
         if self._destinations is not None:
-            self._engine.set_destinations(self._place, self._destinations)
+            self._engine.set_destinations(self._place, self._destinations.table)
         self._engine.set_ids(self._place, state.own_ids)
 
     def _follow(self, place: int, before: ConnectionState, state: ConnectionState) -> None:

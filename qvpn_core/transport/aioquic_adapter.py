@@ -156,7 +156,8 @@ class OneRttKeys(CryptoPair):
     def _derive(self, secret: bytes | None) -> tuple[bytes, bytes, bytes]:
         """Key, IV and header protection key (RFC 9001 section 5.1)."""
         send = self.send
-        assert secret is not None and send.cipher_suite is not None
+        assert secret is not None
+        assert send.cipher_suite is not None
         assert send.version is not None
         key, iv, header = derive_key_iv_hp(
             cipher_suite=send.cipher_suite,

@@ -158,6 +158,8 @@ class GatewayStatus(msgspec.Struct, kw_only=True, tag_field="reply", tag="status
     totals: Traffic
     #: Resident memory in bytes.
     memory_bytes: int
+    #: What moves packets: ``native`` or ``aioquic``.
+    datapath: str
 
 
 class Revoked(msgspec.Struct, tag_field="reply", tag="revoked"):

@@ -137,7 +137,8 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
         print_json(document)
         return 0
     print(f"gateway      {reply.host}, listening on {', '.join(reply.listen)}")
-    print(f"running      since {reply.since}, {reply.memory_bytes / 2**20:.0f} MiB")
+    memory = f"{reply.memory_bytes / 2**20:.0f} MiB"
+    print(f"running      since {reply.since}, {memory}, {reply.datapath} datapath")
     print(f"connections  {reply.connections}")
     print(f"traffic      {_traffic(reply.totals)}")
     print(f"sessions     {len(reply.sessions)}")

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qvpn_core.errors import QvpnError, TunUnavailable
-from qvpn_core.net.tun import Tun
+from qvpn_core.errors import QvpnError
 from qvpn_core.transport.interface import Headers, IncomingRequest
 from qvpn_core.transport.listen import QuicListener
 from qvpn_core.transport.trust import PINS_FIELD, format_pins
@@ -36,9 +35,10 @@ from qvpn_server.admin_protocol import (
 from qvpn_server.administration import perform
 from qvpn_server.authentication import Authenticator
 from qvpn_server.config import GatewayConfig, join_host_port
+from qvpn_server.datapath import GatewayDatapath
 from qvpn_server.device import DeviceTunnel
 from qvpn_server.enrolment import is_enrolment, receive_enrolment
-from qvpn_server.forwarding import BATCH, Forwarder
+from qvpn_server.forwarding import Forwarder
 from qvpn_server.identity import announced_pins
 from qvpn_server.live import LivePolicies
 from qvpn_server.network import gateway_network
@@ -59,9 +59,11 @@ class Gateway:
         registry: Registry,
         sessions: SessionTable,
         forwarder: Forwarder,
+        datapath: GatewayDatapath,
         state: StateDir,
     ) -> None:
         self._config = config
+        self._datapath = datapath
         self._state = state
         self._registry = registry
         self._sessions = sessions
@@ -143,6 +145,11 @@ class Gateway:
         clock = asyncio.get_running_loop().time
         handler = DeviceTunnel(self._config, self._forwarder, clock, self._ended)
         tunnel = incoming.accept(handler, self._announcement())
+
+        def tell(before: DevicePolicy) -> None:
+            handler.policy_changed(before)
+            self._datapath.follow(session)
+
         session = Session(
             device.id,
             device.name,
@@ -153,10 +160,11 @@ class Gateway:
             groups=device.groups,
             policy=policy,
             destinations=self.policies.destinations.of(policy),
-            tell=handler.policy_changed,
+            tell=tell,
         )
         replaced = self._sessions.add(session)
         handler.open(session)
+        self._datapath.attach(session)
         log.info(
             "%s connected from %s with %s",
             device.name,
@@ -173,13 +181,14 @@ class Gateway:
 
     def _ended(self, session: Session, error: QvpnError | None) -> None:
         _add(self._past, _traffic(session))
+        self._datapath.detach(session)
         if self._sessions.remove(session):
             log.info("%s disconnected%s", session.device, f": {error.what}" if error else "")
 
     def _status(self) -> GatewayStatus:
         assert self.listener is not None
         sessions = [_session_status(session) for session in self._sessions]
-        totals = Traffic(drops=dict(self._forwarder.drops))
+        totals = Traffic(drops=self._datapath.drops())
         for traffic in (self._past, *sessions):
             _add(totals, traffic)
         return GatewayStatus(
@@ -190,6 +199,7 @@ class Gateway:
             sessions=sessions,
             totals=totals,
             memory_bytes=_resident_memory(),
+            datapath=self._datapath.name,
         )
 
     @property
@@ -217,8 +227,8 @@ async def running_gateway(
             own={address.version: address.packed for address in config.gateway_addresses},
             write_tun=tun.write_batch,
         )
-        gateway = Gateway(config, registry, sessions, forwarder, state)
-        stack.callback(_forward_from(tun, forwarder, stopped))
+        datapath = stack.enter_context(GatewayDatapath(tun, forwarder, stopped))
+        gateway = Gateway(config, registry, sessions, forwarder, datapath, state)
         gateway.listener = await QuicListener.start(
             config.listen,
             certificate=config.certificate,
@@ -230,27 +240,6 @@ async def running_gateway(
         await stack.enter_async_context(gateway.policies.following_others())
         await stack.enter_async_context(serve_admin(state, gateway.answer))
         yield gateway
-
-
-def _forward_from(
-    tun: Tun, forwarder: Forwarder, stopped: asyncio.Future[None]
-) -> Callable[[], object]:
-    """Forward what the kernel routes into the TUN. Returns what ends that."""
-    loop = asyncio.get_running_loop()
-    descriptor = tun.fileno()
-
-    def readable() -> None:
-        try:
-            packets = tun.read_batch(BATCH)
-        except TunUnavailable as error:
-            loop.remove_reader(descriptor)
-            if not stopped.done():
-                stopped.set_exception(error)
-            return
-        forwarder.from_tun(packets, loop.time())
-
-    loop.add_reader(descriptor, readable)
-    return lambda: loop.remove_reader(descriptor)
 
 
 def _session_status(session: Session) -> SessionStatus:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from qvpn_core.datapath.engine import available
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
 from qvpn_core.net import sysctl
 from qvpn_core.net.firewall import NatPool, install_gateway, remove_gateway
@@ -38,7 +39,7 @@ async def gateway_network(config: GatewayConfig, saved: Path) -> AsyncIterator[T
     if os.geteuid() != 0:
         raise PermissionMissing("a gateway needs root", "run it with sudo")
     async with AsyncExitStack() as stack:
-        tun = stack.enter_context(Tun.open(GATEWAY_TUN, TUN_MTU))
+        tun = stack.enter_context(Tun.open(GATEWAY_TUN, TUN_MTU, vnet_header=available()))
         await in_thread(_prepare, tun.name, config.pools)
         await set_up(tun.index, config.pools)
         forwarding = Forwarding(saved)

@@ -160,7 +160,10 @@ async def running(directory: Path, *options: str, max_sessions: int = 1024) -> A
         write_tun=write_tun,
     )
     with Registry.open(state.registry) as registry:
-        gateway = Gateway(config, registry, sessions, forwarder, state)
+        # Not started: the test is what reads and writes the TUN.
+        stopped = asyncio.get_running_loop().create_future()
+        datapath = GatewayDatapath(cast(Tun, None), forwarder, stopped)
+        gateway = Gateway(config, registry, sessions, forwarder, datapath, state)
         gateway.listener = await QuicListener.start(
             config.listen,
             certificate=config.certificate,
