@@ -48,7 +48,7 @@ def available() -> bool:
 class NativeDestinations:
     """Where a device may send, in the engine's form.
 
-    Each interval is its first address and whether packets to it are forwarded, ascending, by family.
+    Each interval is its first address and whether packets to it are forwarded, ascending.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from qvpn_core.masque.connect_ip import (
     Role,
     RouteAdvertisement,
 )
+from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import connect
 from qvpn_core.transport.interface import (
     H3_MESSAGE_ERROR,
@@ -36,6 +38,7 @@ from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, St
 from qvpn_server.certificate import pin_of
 from qvpn_server.config import load_config
 from qvpn_server.credentials import new_token, token_hash
+from qvpn_server.datapath import GatewayDatapath
 from qvpn_server.forwarding import Forwarder
 from qvpn_server.gateway import Gateway
 from qvpn_server.registry import Registry
