@@ -159,6 +159,17 @@ impl Engine {
         }
     }
 
+    /// Somebody else received packets of a session.
+    pub fn note_received(&mut self, place: usize, ranges: &[(u64, u64)], now: u64) {
+        if let Some(Some(slot)) = self.slots.get_mut(place) {
+            slot.session.note_received(ranges, now);
+            if !slot.active {
+                slot.active = true;
+                self.active.push(place);
+            }
+        }
+    }
+
     /// Somebody else uses the session's packet numbers until `commit`: the next one, and how often
     /// keys were updated.
     pub fn reserve(&mut self, place: usize) -> Option<(u64, u64)> {

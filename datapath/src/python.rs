@@ -112,11 +112,19 @@ impl Engine {
         Ok(py.detach(|| self.shared.lock().attach(session)))
     }
 
-    /// Give a connection back: the next packet number to be sent, the ranges of those that arrived.
-    fn detach(&self, py: Python<'_>, place: usize) -> Option<(u64, Vec<(u64, u64)>)> {
-        let session = py.detach(|| self.shared.lock().detach(place));
+    /// Give a connection back: the next packet number to be sent, the ranges of those that arrived,
+    /// and of these the ones that went up and may still wait to be looked at.
+    fn detach(&self, py: Python<'_>, place: usize) -> Option<(u64, Vec<(u64, u64)>, Vec<u64>)> {
+        let session = py.detach(|| self.shared.lock().detach(place))?;
         self.shared.wake();
-        session.map(|session| (session.sent.next(), session.received.ranges().to_vec()))
+        let ranges = session.received.ranges().to_vec();
+        Some((session.sent.next(), ranges, session.went_up.into()))
+    }
+
+    /// Acknowledge packets that were received above: ranges, first and last of each.
+    fn note_received(&self, py: Python<'_>, place: usize, ranges: Vec<(u64, u64)>) {
+        py.detach(|| self.shared.lock().note_received(place, &ranges, worker::now()));
+        self.shared.wake();
     }
 
     /// The path, the peer's connection ID or the packet size has changed.
@@ -190,7 +198,7 @@ impl Engine {
     }
 
     /// Of a session: packets and bytes sent, packets and bytes received, packets not sent, packets
-    /// lost; RTT and time of the last packet in seconds.
+    /// lost, the next packet number expected; RTT and time of the last packet in seconds.
     fn counters(&self, py: Python<'_>, place: usize) -> Option<(Vec<u64>, f64, f64)> {
         py.detach(|| {
             let mut engine = self.shared.lock();
@@ -204,6 +212,7 @@ impl Engine {
                     counters.rx_bytes,
                     counters.unacknowledged,
                     counters.lost,
+                    session.received.next(),
                 ],
                 session.sent.rtt.smoothed as f64 / 1e6,
                 session.last_received as f64 / 1e6,

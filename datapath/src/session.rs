@@ -5,6 +5,7 @@
 //! frames, or a datagram that is not of this tunnel. Packet numbers are shared: while `reserved`,
 //! the other one uses them and nothing is sent here. Times are microseconds.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::frames::Frames;
@@ -25,6 +26,9 @@ const MAX_ACK_DELAY: u64 = 25_000;
 /// and after which somebody is reminded.
 const UPDATE_AFTER: u64 = 1 << 22;
 const UPDATE_REMINDER: u64 = 1 << 20;
+
+/// Packets that may wait to be looked at by somebody else.
+const MAX_WENT_UP: usize = 1024;
 
 /// What is not the tunnel's own to decide, as it is now.
 #[derive(Debug)]
@@ -84,6 +88,8 @@ pub struct Session {
     pub reserved: bool,
     /// When the last valid packet arrived.
     pub last_received: u64,
+    /// Numbers of packets that went up of late: whoever gets the books may not have seen them yet.
+    pub went_up: VecDeque<u64>,
     /// An ACK that concerns packets that somebody else sent; its frame, for them.
     pub foreign_ack: Option<Vec<u8>>,
     draft: Option<Draft>,
@@ -103,6 +109,7 @@ impl Session {
             prefix,
             reserved: false,
             last_received: now,
+            went_up: VecDeque::new(),
             foreign_ack: None,
             draft: None,
             update_at: UPDATE_AFTER,
@@ -168,7 +175,25 @@ impl Session {
         }
         let within = (frames.ack_eliciting || !ours).then_some(self.sent.rtt.smoothed / 4);
         self.received.record(opened.number, now, within);
-        if ours { Arrival::Taken } else { Arrival::Up }
+        if ours {
+            return Arrival::Taken;
+        }
+        if self.went_up.len() == MAX_WENT_UP {
+            self.went_up.pop_front();
+        }
+        self.went_up.push_back(opened.number);
+        Arrival::Up
+    }
+
+    /// Somebody else received these numbers, first and last of each range: acknowledge them.
+    pub fn note_received(&mut self, ranges: &[(u64, u64)], now: u64) {
+        for (low, high) in ranges {
+            for number in (*low).max(high.saturating_sub(MAX_WENT_UP as u64))..=*high {
+                if self.received.is_new(number) {
+                    self.received.record(number, now, Some(0));
+                }
+            }
+        }
     }
 
     /// Where the inner packet is within a datagram of this tunnel.

@@ -82,7 +82,7 @@ class NativeEngine:
         self._offloads: set[NativeOffload] = set()
         self.engine = _module().Engine(tun.fileno(), gateway)
         self._open = True
-        self._loop.add_reader(self.engine.fileno(), self._events)
+        self._loop.add_reader(self.engine.fileno(), self._readable)
 
     def attach(self, tunnel: Http3Tunnel) -> NativeOffload:
         """Take the packets of a tunnel over, whenever its connection lets us."""
@@ -116,6 +116,8 @@ class NativeEngine:
         self._open = False
         self._loop.remove_reader(self.engine.fileno())
         self.engine.close()  # first, so that the books that are handed back are final
+        while self._events():
+            pass
         for offload in list(self._offloads):
             offload.tunnel.end_offload()
         for sock in list(self._sockets):
@@ -128,7 +130,16 @@ class NativeEngine:
         del self._by_place[place]
         self.engine.remove_socket(place)
 
-    def _events(self) -> None:
+    def _readable(self) -> None:
+        self._events()
+        failure = self.engine.failure()
+        if failure is not None and self._open:
+            log.error("the native datapath stopped (%s); going on without it", failure)
+            self.close()
+            self._owner.failed()
+
+    def _events(self) -> bool:
+        """Pass on what the engine hands up; whether there was anything."""
         events = self.engine.events(EVENTS)
         datagrams: defaultdict[UdpSocket, list[Received]] = defaultdict(list)
         inner: defaultdict[int, list[bytes]] = defaultdict(list)
@@ -156,11 +167,7 @@ class NativeEngine:
                 self._owner.inner(offload.tunnel, packets)
         if from_tun:
             self._owner.from_tun(from_tun)
-        failure = self.engine.failure()
-        if failure is not None and self._open:
-            log.error("the native datapath stopped (%s); going on without it", failure)
-            self.close()
-            self._owner.failed()
+        return bool(events)
 
     @staticmethod
     def _hand_on(datagrams: dict[UdpSocket, list[Received]]) -> None:
@@ -218,6 +225,14 @@ class NativeOffload:
     def commit(self, next_number: int) -> None:
         if self._place is not None:
             self._engine.commit(self._place, next_number)
+
+    def note_received(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if self._place is not None:
+            self._engine.note_received(self._place, ranges)
+
+    @property
+    def expected_number(self) -> int:
+        return int(self._read()[0][6])
 
     @property
     def last_received(self) -> float:
@@ -310,13 +325,15 @@ class NativeOffload:
         place, self._place = self._place, None
         del self._owner.sessions[place]
         books = self._engine.detach(place)
-        handover = None if books is None else Handover(next_number=books[0], received=books[1])
+        handover = None
+        if books is not None:
+            handover = Handover(next_number=books[0], received=books[1], went_up=books[2])
         connection = self.tunnel.connection
         connection.quic.take_back(handover, connection.now())
 
     def _read(self) -> tuple[list[int], float, float]:
         counters = None if self._place is None else self._engine.counters(self._place)
-        return counters or ([0] * 6, 0.0, 0.0)
+        return counters or ([0] * 7, 0.0, 0.0)
 
     def _totals(self) -> tuple[int, int, int, int, int]:
         counters = self._read()[0]

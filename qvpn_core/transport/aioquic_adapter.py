@@ -447,6 +447,7 @@ class TunnelConnection(QuicConnection):
         received = RangeSet(space.ack_queue)
         for number in space.received_packets._received:
             received.add(number, number + 1)
+        space.ack_queue = RangeSet()
         return Handover(
             next_number=self._packet_number,
             received=[(each.start, each.stop - 1) for each in received],
@@ -464,8 +465,13 @@ class TunnelConnection(QuicConnection):
             space.ack_queue.add(first, last + 1)
             while len(space.ack_queue) > MAX_ACK_RANGES:
                 space.ack_queue.shift()
-            for number in range(max(first, last - 2 * MAX_ACK_RANGES), last + 1):
-                space.received_packets.add(number)
+            # Into the set and not by `add`, which would make duplicates of older ones that went up
+            # and still wait to be looked at.
+            space.received_packets._received.update(
+                number
+                for number in range(max(first, last - 2 * MAX_ACK_RANGES), last + 1)
+                if number not in handover.went_up
+            )
             if last > space.largest_received_packet:
                 space.largest_received_packet = last
                 space.largest_received_time = now
@@ -691,6 +697,10 @@ class TunnelConnection(QuicConnection):
             keys = self._cryptos[_ONE_RTT]
             assert isinstance(keys, OneRttKeys)
             keys.forget_previous(now, 3 * self._loss.get_probe_timeout())
+        if self.offload is not None:
+            space = self._spaces[_ONE_RTT]
+            expected = self.offload.expected_number
+            space.expected_packet_number = max(space.expected_packet_number, expected)
         index = 0
         while index < len(batch):
             run = self._short_run(batch, index, addr)
@@ -702,7 +712,12 @@ class TunnelConnection(QuicConnection):
                 self.receive_datagram(batch[index], addr, now)
                 index += 1
         if self.offload is not None:
-            self._spaces[_ONE_RTT].ack_at = None  # it acknowledges these packets as well
+            # It acknowledges these packets as well.
+            space = self._spaces[_ONE_RTT]
+            received = [(each.start, each.stop - 1) for each in space.ack_queue]
+            space.ack_queue, space.ack_at = RangeSet(), None
+            if received:
+                self.offload.note_received(received)
 
     def _short_run(self, batch: Sequence[bytes], start: int, addr: NetworkAddress) -> int:
         """How many payloads from `start` may take the short way: 1-RTT, on the active path."""

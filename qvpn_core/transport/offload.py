@@ -62,12 +62,14 @@ class Handover:
     """The books of the 1-RTT packet number space, at the moment when they change hands.
 
     `received` are ranges of packet numbers, first and last of each, ascending. `unacknowledged`
-    are numbers of packets that the connection sent and still wants to hear about.
+    are numbers of packets that the connection sent and still wants to hear about. `went_up` are
+    numbers of received packets that were handed up and that it may not have looked at yet.
     """
 
     next_number: int
     received: Sequence[tuple[int, int]]
     unacknowledged: Sequence[int] = ()
+    went_up: Sequence[int] = ()
 
 
 class Offload(Protocol):
@@ -81,6 +83,13 @@ class Offload(Protocol):
 
     def commit(self, next_number: int) -> None:
         """All numbers below were used, and sent: the engine goes on."""
+
+    def note_received(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """The connection received these packet numbers, first and last: acknowledge them."""
+
+    @property
+    def expected_number(self) -> int:
+        """One more than the largest packet number received; others are decoded by it."""
 
     @property
     def last_received(self) -> float:
