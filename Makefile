@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 4
+CARGO := $(shell command -v cargo || ls $(HOME)/.cargo/bin/cargo 2>/dev/null)
 
 .PHONY: help
 help:  ## this list
@@ -17,14 +18,29 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 venv: $(STAMP)  ## a virtual environment with everything that development needs
 	@:
 
+# The native datapath is optional: with a Rust toolchain it is built, without one it is left out.
+NATIVE := $(VENV)/.native
+$(NATIVE): $(STAMP) tools/native.sh datapath/Cargo.toml datapath/Cargo.lock $(wildcard datapath/src/*.rs)
+	@if [ -n "$(CARGO)" ]; then \
+	  echo "building the native datapath"; \
+	  tools/native.sh "$(VENV)" || echo "going on without the native datapath"; \
+	fi
+	@touch $@
+
+.PHONY: native
+native: $(STAMP)  ## the native datapath; needs a Rust toolchain and a C compiler
+	@tools/native.sh "$(VENV)"
+	@touch $(NATIVE)
+
 .PHONY: demo
 demo:  ## a gateway, an internet and a client on this machine, and a tunnel between them
 	@[ "$$(id -u)" = 0 ] || { echo "make demo needs root for network namespaces: run it with sudo" >&2; exit 1; }
-	@$(MAKE) --no-print-directory venv
+	@$(MAKE) --no-print-directory venv $(NATIVE)
 	@$(BIN)/python -m tests.demo
 
 .PHONY: test
-test: $(STAMP)  ## every test that this machine can run; says what it skipped and why
+test: $(NATIVE)  ## every test that this machine can run; says what it skipped and why
+	@if [ -n "$(CARGO)" ]; then $(CARGO) test --quiet --locked --manifest-path datapath/Cargo.toml; fi
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 .PHONY: lint
@@ -33,13 +49,21 @@ lint: $(STAMP)  ## style, types, and the arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if [ -n "$(CARGO)" ]; then $(MAKE) --no-print-directory lint-native; fi
+
+.PHONY: lint-native
+lint-native:  ## style and lints of the native datapath; licences and advisories with cargo-deny
+	$(CARGO) fmt --check --manifest-path datapath/Cargo.toml
+	$(CARGO) clippy --quiet --locked --all-targets --features python --manifest-path datapath/Cargo.toml -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --manifest-path datapath/Cargo.toml check licenses bans sources; fi
 
 .PHONY: fuzz
 fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS each
 	QVPN_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz
 
 .PHONY: bench
-bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs root
+bench: $(NATIVE)  ## this VPN beside others and beside no VPN, in one run; needs root
 	$(BIN)/python -m bench
 
 .PHONY: lock
@@ -51,4 +75,4 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist datapath/target

@@ -7,10 +7,13 @@ import secrets
 import shutil
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from bench.lab import GATEWAY_OUTER, TARGET, execute
 from bench.peers.base import Peer
+from qvpn_core.datapath.engine import CHOICE
 
 _PORT = 443
 _PROFILE = "bench"
@@ -29,6 +32,7 @@ class Qvpn(Peer):
     """A gateway and a client with one bearer token, split to the measured host."""
 
     name = "qvpn"
+    datapath: ClassVar[str] = "aioquic"
 
     @property
     def _state(self) -> Path:
@@ -57,6 +61,7 @@ class Qvpn(Peer):
             self.lab.gateway,
             "qvpn-server",
             [installed("qvpn-server") or "", "run", "--state", state],
+            env=self._environment(),
         )
         self._gateway.wait_for("listening on")
         token = self.lab.directory / "token"
@@ -121,7 +126,21 @@ class Qvpn(Peer):
         return execute([installed("qvpn-server") or "", *arguments])
 
     def _environment(self) -> dict[str, str]:
-        return {
+        directories = {
             f"QVPN_{kind}_DIR": str(self.lab.directory / kind.lower())
             for kind in ("CONFIG", "STATE", "RUNTIME")
         }
+        return {**directories, CHOICE: self.datapath}
+
+
+class QvpnNative(Qvpn):
+    """The same with the native datapath at both ends."""
+
+    name = "qvpn-native"
+    datapath = "native"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        if find_spec("qvpn_datapath") is None:
+            return "the native datapath is not built (make native)"
+        return super().missing()

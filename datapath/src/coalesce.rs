@@ -73,21 +73,21 @@ impl Coalescer {
                         && flow.protocol == candidate.flow.protocol
                 })
             });
-            if let Some(group) = same {
-                if let Some(flow) = &mut group.flow {
-                    if continues(flow, candidate, &group.parts, buffer, range.clone()) {
-                        let size = range.len() - flow.headers;
-                        flow.total += size;
-                        flow.closed = size < flow.size || candidate.pushed;
-                        if candidate.pushed {
-                            let flags = group.parts[0].start + flow.transport + 13;
-                            buffer[flags] |= TCP_PSH;
-                        }
-                        group.parts.push(range.start + flow.headers..range.end);
-                        return;
+            if let Some(group) = same
+                && let Some(flow) = &mut group.flow
+            {
+                if continues(flow, candidate, &group.parts, buffer, range.clone()) {
+                    let size = range.len() - flow.headers;
+                    flow.total += size;
+                    flow.closed = size < flow.size || candidate.pushed;
+                    if candidate.pushed {
+                        let flags = group.parts[0].start + flow.transport + 13;
+                        buffer[flags] |= TCP_PSH;
                     }
-                    flow.closed = true;
+                    group.parts.push(range.start + flow.headers..range.end);
+                    return;
                 }
+                flow.closed = true;
             }
         }
         self.open(candidate, range);

@@ -6,13 +6,12 @@
 //! the destination, and checks what devices send.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::frames::Frames;
 use crate::ip;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Target};
 use crate::routes::{Addresses, Destinations};
 use crate::segment::Segments;
 use crate::session::{Arrival, Session};
@@ -36,7 +35,7 @@ pub type ConnectionId = [u8; ID_LENGTH];
 #[derive(Debug)]
 pub enum Event {
     /// A UDP payload, as it came.
-    Datagram { socket: usize, peer: SocketAddr, local: Option<IpAddr>, data: Vec<u8> },
+    Datagram { from: Target, data: Vec<u8> },
     /// An ACK frame that concerns packets that were not sent here, and when it came.
     Ack { session: usize, frame: Vec<u8>, at: u64 },
     /// The peer has updated its keys, and so have we; the next ones are needed.
@@ -219,23 +218,27 @@ impl Engine {
 
     // From the network
 
-    /// Take one UDP payload; its plain text goes to `plain`, as long as `data`. What is to be
-    /// written to the TUN is told to `deliver` as places in `plain`.
+    /// Take one UDP payload that came `from` there; its plain text goes to `plain`, as long as
+    /// `data`. What is to be written to the TUN is told to `deliver` as places in `plain`.
     pub fn from_network(
-        &mut self, socket: usize, peer: SocketAddr, local: Option<IpAddr>, data: &[u8],
-        plain: &mut [u8], now: u64, mut deliver: impl FnMut(Range<usize>),
+        &mut self,
+        from: &Target,
+        data: &[u8],
+        plain: &mut [u8],
+        now: u64,
+        mut deliver: impl FnMut(Range<usize>),
     ) {
         let place = match data.get(1..1 + ID_LENGTH) {
             Some(id) if data[0] & 0x80 == 0 => self.by_id.get(id).copied(),
             _ => None,
         };
         let room = self.control.len() < MAX_CONTROL;
-        let up = Event::Datagram { socket, peer, local, data: Vec::new() };
+        let up = Event::Datagram { from: *from, data: Vec::new() };
         let Some(slot) = place.and_then(|place| self.slots[place].as_mut()) else {
             return self.raise_datagram(up, data);
         };
         let target = &slot.session.settings.target;
-        if target.socket != socket || target.peer != peer {
+        if target.socket != from.socket || target.peer != from.peer {
             return self.raise_datagram(up, data);
         }
         let place = place.expect("there is a slot");
@@ -269,9 +272,7 @@ impl Engine {
         }
     }
 
-    fn deliver_all(
-        &mut self, place: usize, plain: &[u8], deliver: &mut impl FnMut(Range<usize>),
-    ) {
+    fn deliver_all(&mut self, place: usize, plain: &[u8], deliver: &mut impl FnMut(Range<usize>)) {
         for index in 0..self.frames.datagrams.len() {
             let Some(slot) = self.slots[place].as_mut() else { return };
             let range = slot.session.inner(&self.frames.datagrams[index]);
@@ -330,8 +331,8 @@ impl Engine {
             self.drops.malformed += 1;
             return;
         };
-        let segments = virtio::Header::decode(header)
-            .and_then(|header| Segments::new(&header, packet));
+        let segments =
+            virtio::Header::decode(header).and_then(|header| Segments::new(&header, packet));
         let Some(segments) = segments else {
             self.drops.malformed += 1;
             return;

@@ -99,7 +99,9 @@ impl Frames {
             }
         }
         if ecn {
-            (next()?, next()?, next()?);
+            next()?;
+            next()?;
+            next()?;
         }
         Some((Ack { largest, delay }, at))
     }
@@ -131,7 +133,7 @@ mod tests {
         let (ack, place) = frames.ack.unwrap();
         assert_eq!((ack.largest, ack.delay, place), (1000, 5, 0..8));
         assert_eq!(frames.ranges, [(990, 1000), (984, 985)]);
-        assert_eq!(frames.datagrams, [10..11]);
+        assert_eq!(frames.datagrams, vec![10..11; 1]);
     }
 
     #[test]

@@ -82,8 +82,7 @@ pub fn set_header_checksum(packet: &mut [u8]) {
 /// Whether the IPv4 header checksum is right; IPv6 has none.
 #[inline]
 pub fn header_checksum_holds(packet: &[u8]) -> bool {
-    packet[0] >> 4 == 6
-        || checksum::sum(&packet[..usize::from(packet[0] & 0x0F) << 2]) == 0xFFFF
+    packet[0] >> 4 == 6 || checksum::sum(&packet[..usize::from(packet[0] & 0x0F) << 2]) == 0xFFFF
 }
 
 /// Two bytes in network order.

@@ -4,20 +4,20 @@
 
 pub mod checksum;
 pub mod coalesce;
-pub mod ip;
-pub mod segment;
-pub mod virtio;
-pub mod worker;
+pub mod engine;
 pub mod frames;
+pub mod ip;
 pub mod outbox;
 pub mod protection;
-pub mod received;
-pub mod sent;
-pub mod session;
-pub mod varint;
-pub mod engine;
-pub mod routes;
-pub mod socket;
 #[cfg(feature = "python")]
 #[allow(unsafe_code)] // borrowing descriptors that Python owns
 mod python;
+pub mod received;
+pub mod routes;
+pub mod segment;
+pub mod sent;
+pub mod session;
+pub mod socket;
+pub mod varint;
+pub mod virtio;
+pub mod worker;

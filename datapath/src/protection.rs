@@ -125,7 +125,9 @@ pub struct Opened {
 impl Keys {
     /// Keys of `generation`, with which nothing has been received yet in our books.
     pub fn new(
-        headers: (HeaderProtectionKey, HeaderProtectionKey), current: Phase, next: Phase,
+        headers: (HeaderProtectionKey, HeaderProtectionKey),
+        current: Phase,
+        next: Phase,
         generation: u64,
     ) -> Self {
         let (send_header, receive_header) = headers;
@@ -178,7 +180,12 @@ impl Keys {
     /// `expected` is the next packet number, `keep` how many microseconds after `now` the keys
     /// before an update are kept. None for what is too short or was not sealed with our keys.
     pub fn open(
-        &mut self, packet: &[u8], id_length: usize, expected: u64, now: u64, keep: u64,
+        &mut self,
+        packet: &[u8],
+        id_length: usize,
+        expected: u64,
+        now: u64,
+        keep: u64,
         out: &mut [u8],
     ) -> Option<Opened> {
         let at = 1 + id_length;
@@ -253,7 +260,8 @@ impl Keys {
         packet[at..at + size].copy_from_slice(&number.to_be_bytes()[8 - size..]);
         let (header, rest) = packet.split_at_mut(at + size);
         let (body, tag) = rest.split_at_mut(rest.len() - TAG);
-        let Ok(made) = key.aead.seal_in_place_separate_tag(key.nonce(number), Aad::from(&*header), body)
+        let Ok(made) =
+            key.aead.seal_in_place_separate_tag(key.nonce(number), Aad::from(&*header), body)
         else {
             return false;
         };
@@ -290,9 +298,8 @@ mod tests {
 
     fn phase(suite: Suite, seed: u8) -> Phase {
         let size = if suite == Suite::Aes128Gcm { 16 } else { 32 };
-        let key = |salt: u8| {
-            PacketKey::new(suite, &vec![seed ^ salt; size], &[seed ^ salt; 12]).unwrap()
-        };
+        let key =
+            |salt: u8| PacketKey::new(suite, &vec![seed ^ salt; size], &[seed ^ salt; 12]).unwrap();
         Phase { send: key(0), receive: key(0) }
     }
 
@@ -342,7 +349,10 @@ mod tests {
     fn the_chacha20_example_of_rfc_9001() {
         // Appendix A.5: a packet with nothing but a PING, number 654360564 in three bytes.
         let hex = |text: &str| -> Vec<u8> {
-            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+            (0..text.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+                .collect()
         };
         let suite = Suite::ChaCha20Poly1305;
         let key = hex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8");

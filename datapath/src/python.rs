@@ -23,6 +23,8 @@ use crate::worker::{self, Shared, Status};
 
 /// Key and IV to send, key and IV to receive.
 type PhaseParts = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>);
+/// Next number to be sent, ranges received, numbers that went up.
+type Books = (u64, Vec<(u64, u64)>, Vec<u64>);
 /// Host, port and for IPv6 the scope.
 type Address = (String, u16, u32);
 
@@ -87,10 +89,22 @@ impl Engine {
     /// `next_number` is the next to be sent, `foreign` those sent before and not acknowledged.
     #[allow(clippy::too_many_arguments)]
     fn attach(
-        &self, py: Python<'_>, prefix: Vec<u8>, target: (usize, Address, Option<Vec<u8>>),
-        peer_id: Vec<u8>, packet_size: usize, ack_delay_exponent: u32, suite: u16,
-        headers: (Vec<u8>, Vec<u8>), generation: u64, current: PhaseParts, next: PhaseParts,
-        received: Vec<(u64, u64)>, next_number: u64, foreign: Vec<u64>, rtt: f64,
+        &self,
+        py: Python<'_>,
+        prefix: Vec<u8>,
+        target: (usize, Address, Option<Vec<u8>>),
+        peer_id: Vec<u8>,
+        packet_size: usize,
+        ack_delay_exponent: u32,
+        suite: u16,
+        headers: (Vec<u8>, Vec<u8>),
+        generation: u64,
+        current: PhaseParts,
+        next: PhaseParts,
+        received: Vec<(u64, u64)>,
+        next_number: u64,
+        foreign: Vec<u64>,
+        rtt: f64,
     ) -> PyResult<usize> {
         let suite = Suite::from_number(suite).ok_or_else(|| invalid("cipher suite"))?;
         let header = |key: &[u8]| header_key(suite, key).ok_or_else(|| invalid("key"));
@@ -114,7 +128,7 @@ impl Engine {
 
     /// Give a connection back: the next packet number to be sent, the ranges of those that arrived,
     /// and of these the ones that went up and may still wait to be looked at.
-    fn detach(&self, py: Python<'_>, place: usize) -> Option<(u64, Vec<(u64, u64)>, Vec<u64>)> {
+    fn detach(&self, py: Python<'_>, place: usize) -> Option<Books> {
         let session = py.detach(|| self.shared.lock().detach(place))?;
         self.shared.wake();
         let ranges = session.received.ranges().to_vec();
@@ -129,15 +143,19 @@ impl Engine {
 
     /// The path, the peer's connection ID or the packet size has changed.
     fn update(
-        &self, py: Python<'_>, place: usize, target: (usize, Address, Option<Vec<u8>>),
-        peer_id: Vec<u8>, packet_size: usize,
+        &self,
+        py: Python<'_>,
+        place: usize,
+        target: (usize, Address, Option<Vec<u8>>),
+        peer_id: Vec<u8>,
+        packet_size: usize,
     ) -> PyResult<()> {
         let target = parse_target(target)?;
         py.detach(|| {
-            if let Some(session) = self.shared.lock().session(place) {
-                if !session.change(target, peer_id, packet_size) {
-                    return Err(invalid("packet size or connection ID"));
-                }
+            if let Some(session) = self.shared.lock().session(place)
+                && !session.change(target, peer_id, packet_size)
+            {
+                return Err(invalid("packet size or connection ID"));
             }
             Ok(())
         })
@@ -149,7 +167,12 @@ impl Engine {
 
     /// Keys of `generation` and of the phase behind it; see `Keys::install`.
     fn set_keys(
-        &self, py: Python<'_>, place: usize, suite: u16, generation: u64, current: PhaseParts,
+        &self,
+        py: Python<'_>,
+        place: usize,
+        suite: u16,
+        generation: u64,
+        current: PhaseParts,
         next: PhaseParts,
     ) -> PyResult<()> {
         let suite = Suite::from_number(suite).ok_or_else(|| invalid("cipher suite"))?;
@@ -255,7 +278,8 @@ impl Drop for Engine {
 fn event_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |data: &[u8]| PyBytes::new(py, data);
     let tuple = match event {
-        Event::Datagram { socket, peer, local, data } => {
+        Event::Datagram { from, data } => {
+            let Target { socket, peer, local } = from;
             let scope = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
             let local = local.map(|address| match address {
                 IpAddr::V4(address) => bytes(&address.octets()),
@@ -284,8 +308,11 @@ fn event_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
 }
 
 fn settings(
-    target: (usize, Address, Option<Vec<u8>>), peer_id: Vec<u8>, packet_size: usize,
-    ack_delay_exponent: u32, prefix: &[u8],
+    target: (usize, Address, Option<Vec<u8>>),
+    peer_id: Vec<u8>,
+    packet_size: usize,
+    ack_delay_exponent: u32,
+    prefix: &[u8],
 ) -> PyResult<Settings> {
     if peer_id.len() > 20 || prefix.len() > 9 || !(256..=MAX_PACKET).contains(&packet_size) {
         return Err(invalid("packet size, connection ID or prefix"));
@@ -308,11 +335,13 @@ fn parse_target(target: (usize, Address, Option<Vec<u8>>)) -> PyResult<Target> {
     }
     let local = match local {
         None => None,
-        Some(bytes) => Some(match (<[u8; 4]>::try_from(&bytes[..]), <[u8; 16]>::try_from(&bytes[..])) {
-            (Ok(ipv4), _) => IpAddr::from(ipv4),
-            (_, Ok(ipv6)) => IpAddr::from(ipv6),
-            _ => return Err(invalid("local address")),
-        }),
+        Some(bytes) => {
+            Some(match (<[u8; 4]>::try_from(&bytes[..]), <[u8; 16]>::try_from(&bytes[..])) {
+                (Ok(ipv4), _) => IpAddr::from(ipv4),
+                (_, Ok(ipv6)) => IpAddr::from(ipv6),
+                _ => return Err(invalid("local address")),
+            })
+        }
     };
     Ok(Target { socket, peer, local })
 }

@@ -177,7 +177,11 @@ impl Sent {
     ///
     /// None, and nothing happens, when it acknowledges what was never sent.
     pub fn acked(
-        &mut self, ranges: &[(u64, u64)], delay: u64, now: u64, large: u16,
+        &mut self,
+        ranges: &[(u64, u64)],
+        delay: u64,
+        now: u64,
+        large: u16,
     ) -> Option<Outcome> {
         let largest = ranges.first()?.1;
         if largest >= self.next() {

@@ -98,7 +98,12 @@ pub struct Session {
 
 impl Session {
     pub fn new(
-        settings: Settings, keys: Keys, received: Received, sent: Sent, prefix: Vec<u8>, now: u64,
+        settings: Settings,
+        keys: Keys,
+        received: Received,
+        sent: Sent,
+        prefix: Vec<u8>,
+        now: u64,
     ) -> Self {
         Self {
             settings,
@@ -145,7 +150,12 @@ impl Session {
     /// `up` says whether there is room for a packet that somebody else must handle; without, it is
     /// as if it had been lost.
     pub fn receive(
-        &mut self, packet: &[u8], out: &mut [u8], frames: &mut Frames, now: u64, up: bool,
+        &mut self,
+        packet: &[u8],
+        out: &mut [u8],
+        frames: &mut Frames,
+        now: u64,
+        up: bool,
     ) -> Arrival {
         let keep = 3 * self.sent.rtt.probe_timeout(MAX_ACK_DELAY);
         let Some(opened) = self.keys.open(
@@ -164,7 +174,10 @@ impl Session {
         let payload = &out[..opened.length];
         let ours = frames.parse(payload)
             && !opened.reserved
-            && frames.datagrams.iter().all(|range| payload[range.clone()].starts_with(&self.prefix));
+            && frames
+                .datagrams
+                .iter()
+                .all(|range| payload[range.clone()].starts_with(&self.prefix));
         if !ours && !up {
             return Arrival::Dropped;
         }
@@ -234,8 +247,12 @@ impl Session {
     /// Small ones share a packet, which stays open until `finish` or until it is full.
     #[inline]
     pub fn send(
-        &mut self, length: usize, write: impl FnOnce(&mut [u8]), outbox: &mut Outbox,
-        wire: &mut impl Wire, now: u64,
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut [u8]),
+        outbox: &mut Outbox,
+        wire: &mut impl Wire,
+        now: u64,
     ) {
         if !self.sent.has_room() {
             self.counters.unacknowledged += 1;
@@ -338,7 +355,11 @@ impl Session {
     }
 
     fn seal(
-        &mut self, mut draft: Draft, number: usize, outbox: &mut Outbox, wire: &mut impl Wire,
+        &mut self,
+        mut draft: Draft,
+        number: usize,
+        outbox: &mut Outbox,
+        wire: &mut impl Wire,
         now: u64,
     ) {
         let id_length = self.settings.peer_id.len();

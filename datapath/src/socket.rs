@@ -28,7 +28,9 @@ impl Socket {
     }
 
     pub fn receive(
-        &self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta],
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
     ) -> io::Result<usize> {
         self.state.recv(UdpSockRef::from(&self.fd), buffers, metas)
     }

@@ -20,6 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::coalesce::{Coalescer, Group};
 use crate::engine::Engine;
+use crate::outbox::Target;
 use crate::segment::Segments;
 use crate::socket::Socket;
 use crate::virtio;
@@ -190,7 +191,10 @@ impl Worker<'_> {
 
     /// Wait for descriptors: what is ready of the wake-up, the TUN, and each socket.
     fn wait(
-        &self, sockets: &[(usize, Arc<Socket>)], blocked: bool, deadline: Option<u64>,
+        &self,
+        sockets: &[(usize, Arc<Socket>)],
+        blocked: bool,
+        deadline: Option<u64>,
     ) -> Result<Vec<PollFlags>, Errno> {
         let mut waiting = vec![
             PollFd::new(&self.shared.wake, PollFlags::IN),
@@ -229,18 +233,13 @@ impl Worker<'_> {
         let mut engine = self.shared.lock();
         for (index, meta) in metas[..count].iter().enumerate() {
             let start = index * SUPER_PACKET;
+            let from = Target { socket: place, peer: meta.addr, local: meta.dst_ip };
             let mut at = start;
             while at < start + meta.len {
                 let end = (at + meta.stride.max(1)).min(start + meta.len);
-                engine.from_network(
-                    place,
-                    meta.addr,
-                    meta.dst_ip,
-                    &sealed[at..end],
-                    &mut plain[at..end],
-                    time,
-                    |range| ranges.push(at + range.start..at + range.end),
-                );
+                engine.from_network(&from, &sealed[at..end], &mut plain[at..end], time, |range| {
+                    ranges.push(at + range.start..at + range.end)
+                });
                 at = end;
             }
         }

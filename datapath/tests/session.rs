@@ -23,10 +23,13 @@ impl Wire for Packets {
 }
 
 fn phase(generation: u8, swap: bool) -> Phase {
-    let key = |salt: u8| {
-        PacketKey::new(Suite::Aes128Gcm, &[generation ^ salt; 16], &[salt; 12]).unwrap()
-    };
-    if swap { Phase { send: key(1), receive: key(2) } } else { Phase { send: key(2), receive: key(1) } }
+    let key =
+        |salt: u8| PacketKey::new(Suite::Aes128Gcm, &[generation ^ salt; 16], &[salt; 12]).unwrap();
+    if swap {
+        Phase { send: key(1), receive: key(2) }
+    } else {
+        Phase { send: key(2), receive: key(1) }
+    }
 }
 
 fn session(swap: bool) -> Session {
@@ -149,9 +152,7 @@ fn other_datagrams_go_up_with_all_that_comes_with_them() {
     let mut other = session(false);
     std::mem::swap(&mut pair.a, &mut other);
     let settings = other.settings;
-    pair.a = Session::new(
-        settings, other.keys, other.received, other.sent, vec![4, 0], 0,
-    );
+    pair.a = Session::new(settings, other.keys, other.received, other.sent, vec![4, 0], 0);
     let wire = pair.send(&[vec![1; 60]]);
     assert_eq!(receive(&mut pair.b, &wire[0], pair.now).0, Arrival::Up);
     assert!(pair.b.deadline().is_some(), "acknowledged here all the same");
@@ -165,7 +166,12 @@ fn what_finds_no_room_above_is_as_if_lost() {
         let mut wire = Packets::default();
         let mut stranger = session(false);
         stranger = Session::new(
-            stranger.settings, stranger.keys, stranger.received, stranger.sent, vec![4, 0], 0,
+            stranger.settings,
+            stranger.keys,
+            stranger.received,
+            stranger.sent,
+            vec![4, 0],
+            0,
         );
         stranger.send(9, |out| out.fill(1), &mut pair.outbox, &mut wire, 0);
         stranger.finish(&mut pair.outbox, &mut wire, 0);
