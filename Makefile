@@ -61,6 +61,9 @@ lint-native:  ## style and lints of the native datapath; licences and advisories
 .PHONY: fuzz
 fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS each
 	QVPN_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz
+	@if [ -n "$(CARGO)" ]; then \
+	  PROPTEST_CASES=$$(( $(or $(FUZZ_SECONDS),60) * 1000 )) \
+	  $(CARGO) test --quiet --locked --manifest-path datapath/Cargo.toml; fi
 
 .PHONY: bench
 bench: $(NATIVE)  ## this VPN beside others and beside no VPN, in one run; needs root

@@ -34,7 +34,7 @@ const ARENA: usize = 6 * SUPER_PACKET;
 /// Packets read from the TUN in one go; more would only delay what the sockets bring.
 const BATCH: usize = 128;
 /// How long packets from the TUN wait for whoever uses packet numbers; longer is a defect.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Microseconds of CLOCK_MONOTONIC, as Python's `time.monotonic` counts.
 pub fn now() -> u64 {
