@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from qvpn_core.datapath.engine import NativeDestinations, NativeEngine, NativeOffload, available
-from qvpn_core.datapath.interface import DatapathName
+from qvpn_core.datapath.interface import DatapathName, PacketDevice
 from qvpn_core.errors import QvpnError, TunUnavailable
-from qvpn_core.net.tun import Tun
 from qvpn_core.transport.http3 import Http3Tunnel
 from qvpn_server.destinations import Destinations, Verdict
 from qvpn_server.forwarding import BATCH, Forwarder
@@ -30,7 +29,9 @@ class GatewayDatapath:
     `stopped` gets a QvpnError when the TUN is gone.
     """
 
-    def __init__(self, tun: Tun, forwarder: Forwarder, stopped: asyncio.Future[None]) -> None:
+    def __init__(
+        self, tun: PacketDevice, forwarder: Forwarder, stopped: asyncio.Future[None]
+    ) -> None:
         self._tun = tun
         self._forwarder = forwarder
         self._stopped = stopped

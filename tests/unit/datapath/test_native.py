@@ -190,6 +190,22 @@ async def test_a_fault_of_the_engine_costs_no_session(bench: NativeBench) -> Non
     assert bench.tunnel.counters.tx_packets >= 40, "what the engine counted is not forgotten"
 
 
+@in_bench
+async def test_a_thread_that_dies_costs_no_session(bench: NativeBench) -> None:
+    """Packet numbers that are never given back stop it, after seconds: a defect, made on purpose."""
+    await exchange(bench)
+    engine = engine_of(bench)
+    [place] = engine.sessions
+    engine.engine.reserve(place)
+    bench.device.give(v4(OWN_V4, OTHER_V4, 70))
+    async with asyncio.timeout(20):
+        while bench.datapath.name != "aioquic":  # noqa: ASYNC110  # another thread's state
+            await asyncio.sleep(0.05)
+    bench.sent.clear()
+    await exchange_after_fault(bench)
+    assert bench.link.closings == []
+
+
 async def exchange_after_fault(bench: NativeBench) -> None:
     """As `exchange`, but packets that were under way at the fault may come in between."""
     marker = v4(OWN_V4, OTHER_V4, 500)
