@@ -5,6 +5,7 @@ Over loopback, with real connections; what an engine does with bytes is tested i
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -192,7 +193,7 @@ async def test_a_fault_of_the_engine_costs_no_session(bench: NativeBench) -> Non
 
 @in_bench
 async def test_a_thread_that_dies_costs_no_session(bench: NativeBench) -> None:
-    """Packet numbers that are never given back stop it, after seconds: a defect, made on purpose."""
+    """Packet numbers that are never given back stop it, after seconds: a defect, on purpose."""
     await exchange(bench)
     engine = engine_of(bench)
     [place] = engine.sessions
