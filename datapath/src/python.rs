@@ -85,7 +85,8 @@ impl Engine {
 
     /// Take over the 1-RTT packets of a connection. Nothing arrives before `set_ids`.
     ///
-    /// `received` are the ranges of packet numbers that arrived, first and last, ascending;
+    /// `received` are the ranges of packet numbers that arrived, first and last, ascending, and those
+    /// below `floor` count as received;
     /// `next_number` is the next to be sent, `foreign` those sent before and not acknowledged.
     #[allow(clippy::too_many_arguments)]
     fn attach(
@@ -102,6 +103,7 @@ impl Engine {
         current: PhaseParts,
         next: PhaseParts,
         received: Vec<(u64, u64)>,
+        floor: u64,
         next_number: u64,
         foreign: Vec<u64>,
         rtt: f64,
@@ -118,7 +120,7 @@ impl Engine {
         let session = Session::new(
             settings,
             keys,
-            Received::new(&received),
+            Received::new(&received, floor),
             Sent::new(next_number, foreign, (rtt * 1e6) as u64),
             prefix,
             worker::now(),

@@ -21,6 +21,8 @@ const DELAY_EXPONENT: u32 = 3;
 pub struct Received {
     /// One more than the largest number.
     next: u64,
+    /// Numbers below count as received.
+    floor: u64,
     seen: Box<[u64; (WINDOW / 64) as usize]>,
     /// First and last of each range, ascending.
     ranges: Vec<(u64, u64)>,
@@ -31,10 +33,12 @@ pub struct Received {
 }
 
 impl Received {
-    /// From what somebody else received before: ranges, first and last of each, ascending.
-    pub fn new(ranges: &[(u64, u64)]) -> Self {
+    /// From what somebody else received before: ranges, first and last of each, ascending, and
+    /// where its memory ends.
+    pub fn new(ranges: &[(u64, u64)], floor: u64) -> Self {
         let mut received = Self {
             next: 0,
+            floor,
             seen: Box::new([0; (WINDOW / 64) as usize]),
             ranges: Vec::new(),
             largest_at: 0,
@@ -64,7 +68,9 @@ impl Received {
     #[inline]
     pub fn is_new(&self, number: u64) -> bool {
         number >= self.next
-            || (number + WINDOW >= self.next && self.seen[word(number)] & bit(number) == 0)
+            || (number >= self.floor
+                && number + WINDOW >= self.next
+                && self.seen[word(number)] & bit(number) == 0)
     }
 
     /// Note a new packet; `ack_within` microseconds if it asks for an ACK.
@@ -175,7 +181,7 @@ mod tests {
 
     #[test]
     fn duplicates_and_the_very_old_are_told() {
-        let mut received = Received::new(&[]);
+        let mut received = Received::new(&[], 0);
         received.record(5, 0, None);
         assert!(!received.is_new(5) && received.is_new(4) && received.is_new(6));
         received.record(5 + 10_000, 0, None);
@@ -186,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_ack_is_due_after_a_while_or_many_packets() {
-        let mut received = Received::new(&[]);
+        let mut received = Received::new(&[], 0);
         received.record(0, 100, None);
         assert_eq!(received.due(), None, "nobody asked");
         received.record(1, 200, Some(5_000));
@@ -203,9 +209,10 @@ mod tests {
 
     #[test]
     fn what_somebody_received_before_is_known() {
-        let received = Received::new(&[(3, 4), (8, 1000)]);
+        let received = Received::new(&[(3, 4), (8, 1000)], 4);
         assert_eq!(received.next(), 1001);
         assert!(!received.is_new(1000) && !received.is_new(8) && received.is_new(5));
+        assert!(!received.is_new(2), "that was before its time");
     }
 
     fn read_back(out: &[u8]) -> Vec<(u64, u64)> {
@@ -219,7 +226,7 @@ mod tests {
         fn an_ack_tells_what_arrived(
             numbers in proptest::collection::vec(0u64..60, 1..200), room in 8usize..200
         ) {
-            let mut received = Received::new(&[]);
+            let mut received = Received::new(&[], 0);
             let mut model = BTreeSet::new();
             for number in numbers {
                 prop_assert_eq!(received.is_new(number), !model.contains(&number));

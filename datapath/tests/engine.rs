@@ -59,7 +59,7 @@ impl End {
                 ack_delay_exponent: 3,
             },
             Keys::new((header(), header()), phase(10), phase(11), 0),
-            Received::new(&[]),
+            Received::new(&[], 0),
             Sent::new(0, [], 0),
             vec![0, 0],
             0,

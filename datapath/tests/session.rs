@@ -42,7 +42,7 @@ fn session(swap: bool) -> Session {
         ack_delay_exponent: 3,
     };
     let keys = Keys::new((header(), header()), phase(10, swap), phase(11, swap), 0);
-    Session::new(settings, keys, Received::new(&[]), Sent::new(0, [], 0), vec![0, 0], 0)
+    Session::new(settings, keys, Received::new(&[], 0), Sent::new(0, [], 0), vec![0, 0], 0)
 }
 
 struct Pair {

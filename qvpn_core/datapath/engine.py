@@ -84,11 +84,16 @@ class NativeEngine:
         self._open = True
         self._loop.add_reader(self.engine.fileno(), self._readable)
 
-    def attach(self, tunnel: Http3Tunnel) -> NativeOffload:
-        """Take the packets of a tunnel over, whenever its connection lets us."""
+    def attach(self, tunnel: Http3Tunnel) -> NativeOffload | None:
+        """Take the packets of a tunnel over, whenever its connection lets us.
+
+        None for the second tunnel of a connection, whose packet numbers the first one's engine has.
+        """
         offload = NativeOffload(self, tunnel)
         self._offloads.add(offload)
-        tunnel.begin_offload(offload)
+        if not tunnel.begin_offload(offload):
+            self._offloads.discard(offload)
+            return None
         return offload
 
     def forget(self, offload: NativeOffload) -> None:
@@ -288,6 +293,7 @@ class NativeOffload:
             _parts(keys.current),
             _parts(keys.next),
             books.received,
+            books.floor,
             books.next_number,
             books.unacknowledged,
             rtt,
@@ -325,9 +331,8 @@ class NativeOffload:
         place, self._place = self._place, None
         del self._owner.sessions[place]
         books = self._engine.detach(place)
-        handover = None
-        if books is not None:
-            handover = Handover(next_number=books[0], received=books[1], went_up=books[2])
+        next_number, received, went_up = books
+        handover = Handover(next_number=next_number, received=received, went_up=went_up)
         connection = self.tunnel.connection
         connection.quic.take_back(handover, connection.now())
 

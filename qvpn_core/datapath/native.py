@@ -36,6 +36,7 @@ class NativeDatapath:
         self._addresses: Sequence[bytes] = ()
         self._engine: NativeEngine | None = None
         self._offload: NativeOffload | None = None
+        self._offloading = False
         self._drops: dict[str, int] = {}  # of an engine that is gone
 
     @property
@@ -55,13 +56,17 @@ class NativeDatapath:
         self._reference.set_addresses(addresses)
         try:
             self._tun.set_offload(True)
+            self._offloading = True
             self._engine = NativeEngine(self._tun, gateway=False, owner=self)
         except (OSError, QvpnError) as error:
             log.warning("the native datapath cannot be used (%s); going on without it", error)
             self.failed()
             return
         self._offload = self._engine.attach(self._tunnel)
-        self._offload.set_addresses(addresses)
+        if self._offload is None:
+            self.failed()
+        else:
+            self._offload.set_addresses(addresses)
 
     def set_addresses(self, addresses: Sequence[bytes]) -> None:
         self._addresses = addresses
@@ -96,6 +101,8 @@ class NativeDatapath:
         if engine is not None:
             self._drops = engine.drops()
             engine.close()
+        if self._offloading:
+            self._offloading = False
             try:
                 self._tun.set_offload(False)
             except QvpnError:

@@ -451,26 +451,29 @@ class TunnelConnection(QuicConnection):
         return Handover(
             next_number=self._packet_number,
             received=[(each.start, each.stop - 1) for each in received],
+            floor=max(0, space.received_packets._lower),
             unacknowledged=sorted(space.sent_packets),
         )
 
-    def take_back(self, handover: Handover | None, now: float) -> None:
-        """Handle all packets again, with the books of the offload; None when they are lost."""
+    def take_back(self, handover: Handover, now: float) -> None:
+        """Handle all packets again, with the books of the offload."""
         self.offload = None
-        if handover is None:
-            return
         space = self._spaces[_ONE_RTT]
+        window = space.received_packets
         self._packet_number = max(self._packet_number, handover.next_number)
+        # What went up and still waits to be looked at is no duplicate, however old it is.
+        waiting = {number for number in handover.went_up if number not in window}
+        for _first, last in handover.received[-1:]:
+            lowest = min(last - window._size + 1, *waiting) if waiting else last - window._size + 1
+            window._lower = max(window._lower, lowest)
         for first, last in handover.received:
             space.ack_queue.add(first, last + 1)
             while len(space.ack_queue) > MAX_ACK_RANGES:
                 space.ack_queue.shift()
-            # Into the set and not by `add`, which would make duplicates of older ones that went up
-            # and still wait to be looked at.
-            space.received_packets._received.update(
+            window._received.update(
                 number
-                for number in range(max(first, last - 2 * MAX_ACK_RANGES), last + 1)
-                if number not in handover.went_up
+                for number in range(max(first, window._lower), last + 1)
+                if number not in waiting
             )
             if last > space.largest_received_packet:
                 space.largest_received_packet = last

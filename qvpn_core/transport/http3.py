@@ -95,10 +95,15 @@ class Http3Tunnel:
         """What carries it, for a native datapath."""
         return self._connection
 
-    def begin_offload(self, offload: Offload) -> None:
-        """Leave packets to an engine; it ends with the tunnel, or by `end_offload`."""
+    def begin_offload(self, offload: Offload) -> bool:
+        """Leave packets to an engine; it ends with the tunnel, or by `end_offload`.
+
+        False for a tunnel that has ended, or while an engine serves another of its connection.
+        """
+        if self._handler is None or not self._connection.begin_offload(offload):
+            return False
         self._offload = offload
-        self._connection.begin_offload(offload)
+        return True
 
     def end_offload(self) -> None:
         """Handle packets here again. Idempotent."""
@@ -335,10 +340,16 @@ class Http3Connection:
 
     # An engine in our place, see `offload.py`
 
-    def begin_offload(self, offload: Offload) -> None:
-        """Leave data packets to an engine whenever that is possible."""
+    def begin_offload(self, offload: Offload) -> bool:
+        """Leave data packets to an engine whenever that is possible; False if one has them.
+
+        Two would use the same packet numbers, and so the same nonces, twice.
+        """
+        if self._offload is not None or self._ended:
+            return False
         self._offload = offload
         self._follow_offload()
+        return True
 
     def end_offload(self) -> None:
         """Handle all packets here again. Idempotent."""

@@ -61,13 +61,15 @@ class ConnectionState:
 class Handover:
     """The books of the 1-RTT packet number space, at the moment when they change hands.
 
-    `received` are ranges of packet numbers, first and last of each, ascending. `unacknowledged`
+    `received` are ranges of packet numbers, first and last of each, ascending; numbers below
+    `floor` count as received as well. `unacknowledged`
     are numbers of packets that the connection sent and still wants to hear about. `went_up` are
     numbers of received packets that were handed up and that it may not have looked at yet.
     """
 
     next_number: int
     received: Sequence[tuple[int, int]]
+    floor: int = 0
     unacknowledged: Sequence[int] = ()
     went_up: Sequence[int] = ()
 

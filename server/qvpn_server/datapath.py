@@ -40,6 +40,7 @@ class GatewayDatapath:
         self._live: dict[Http3Tunnel, tuple[Session, NativeOffload]] = {}
         self._tables: WeakKeyDictionary[Destinations, NativeDestinations] = WeakKeyDictionary()
         self._drops: dict[str, int] = {}  # of an engine that is gone
+        self._offloading = False
         self._reading = False
 
     @property
@@ -52,17 +53,19 @@ class GatewayDatapath:
         if available() and self._tun.vnet_header:
             try:
                 self._tun.set_offload(True)
+                self._offloading = True
                 self._engine = NativeEngine(self._tun, gateway=True, owner=self)
                 return
             except (OSError, QvpnError) as error:
                 log.warning("the native datapath cannot be used: %s", error)
-                self._tun.set_offload(False)
-        self._read()
+        self.failed()
 
     def attach(self, session: Session) -> None:
         """Forward for a session that has begun."""
         if self._engine is not None and isinstance(session.tunnel, Http3Tunnel):
             offload = self._engine.attach(session.tunnel)
+            if offload is None:
+                return
             self._live[session.tunnel] = (session, offload)
             offload.set_addresses([address.packed for address in session.addresses])
             self.follow(session)
@@ -123,6 +126,8 @@ class GatewayDatapath:
             self._drops = engine.drops()
             engine.close()
             self._live.clear()
+        if self._offloading:
+            self._offloading = False
             try:
                 self._tun.set_offload(False)
             except QvpnError:

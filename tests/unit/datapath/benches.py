@@ -202,6 +202,7 @@ class NativeBench(Bench):
         self.link = link
         self.tunnel = tunnel
         self.datapath = link.datapath = NativeDatapath(self.device, tunnel)
+        self.server = server
         self.far = server.handlers[0]
         self.far_tunnel = server.tunnels[0]
 

@@ -18,7 +18,9 @@ from qvpn_core.transport.http3 import Http3Tunnel
 from tests.unit.datapath.benches import NativeBench, native_bench, until
 from tests.unit.datapath.test_conformance import OTHER_V4, OWN, OWN_V4, v4
 from tests.unit.transport.helpers import (
+    CONNECT_IP,
     Identity,
+    RecordingHandler,
     in_loop,
 )
 
@@ -124,6 +126,29 @@ async def test_the_far_end_closing_is_seen_here(bench: NativeBench) -> None:
     await exchange(bench)
     bench.far_tunnel.close()
     await bench.link.until(lambda: bench.link.ends or bench.link.closings)
+
+
+@in_bench
+async def test_a_second_tunnel_of_a_connection_does_not_share_the_engine(
+    bench: NativeBench,
+) -> None:
+    """It would count packets by itself, and use nonces twice."""
+    await exchange(bench)
+    connection = bench.tunnel.connection
+    handler = RecordingHandler()
+    second = await connection.request(CONNECT_IP, handler)
+    assert engine_of(bench).attach(second) is None
+    packet = v4(OWN_V4, OTHER_V4, 77)
+    second.send_packets([packet])
+    far_tunnel, far = bench.server.tunnels[1], bench.server.handlers[1]
+    await far.packets_arrived(1)
+    assert far.received == [packet]
+    far_tunnel.send_packets([packet])
+    await handler.packets_arrived(1)
+    await exchange(bench)
+    second.close()
+    await far.until(lambda: far.ends or far.closings)
+    await exchange(bench)
 
 
 # Keys
