@@ -21,16 +21,17 @@ venv: $(STAMP)  ## a virtual environment with everything that development needs
 # The native datapath is optional: with a Rust toolchain it is built, without one it is left out.
 NATIVE := $(VENV)/.native
 $(NATIVE): $(STAMP) tools/native.sh datapath/Cargo.toml datapath/Cargo.lock $(wildcard datapath/src/*.rs)
+	@: > $@
 	@if [ -n "$(CARGO)" ]; then \
 	  echo "building the native datapath"; \
-	  tools/native.sh "$(VENV)" || echo "going on without the native datapath"; \
+	  if tools/native.sh "$(VENV)"; then echo built > $@; \
+	  else echo "going on without the native datapath"; fi; \
 	fi
-	@touch $@
 
 .PHONY: native
 native: $(STAMP)  ## the native datapath; needs a Rust toolchain and a C compiler
 	@tools/native.sh "$(VENV)"
-	@touch $(NATIVE)
+	@echo built > $(NATIVE)
 
 .PHONY: demo
 demo:  ## a gateway, an internet and a client on this machine, and a tunnel between them
@@ -40,7 +41,7 @@ demo:  ## a gateway, an internet and a client on this machine, and a tunnel betw
 
 .PHONY: test
 test: $(NATIVE)  ## every test that this machine can run; says what it skipped and why
-	@if [ -n "$(CARGO)" ]; then $(CARGO) test --quiet --locked --manifest-path datapath/Cargo.toml; fi
+	@if [ -s $(NATIVE) ]; then $(CARGO) test --quiet --locked --manifest-path datapath/Cargo.toml; fi
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 .PHONY: lint
@@ -49,7 +50,8 @@ lint: $(STAMP)  ## style, types, and the arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if [ -n "$(CARGO)" ]; then $(MAKE) --no-print-directory lint-native; fi
+	@if [ -n "$(CARGO)" ] && $(CARGO) clippy --version >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory lint-native; fi
 
 .PHONY: lint-native
 lint-native:  ## style and lints of the native datapath; licences and advisories with cargo-deny
@@ -59,9 +61,9 @@ lint-native:  ## style and lints of the native datapath; licences and advisories
 	  $(CARGO) deny --manifest-path datapath/Cargo.toml check licenses bans sources; fi
 
 .PHONY: fuzz
-fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS each
+fuzz: $(NATIVE)  ## random and broken input into every parser, for FUZZ_SECONDS each
 	QVPN_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz
-	@if [ -n "$(CARGO)" ]; then \
+	@if [ -s $(NATIVE) ]; then \
 	  PROPTEST_CASES=$$(( $(or $(FUZZ_SECONDS),60) * 1000 )) \
 	  $(CARGO) test --quiet --locked --manifest-path datapath/Cargo.toml; fi
 

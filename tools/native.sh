@@ -19,6 +19,7 @@ fi
 here=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$here/datapath/target}
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+rm -f "$site/qvpn_datapath.abi3.so" # of an older version, if this fails
 "$cargo" build --quiet --release --locked --manifest-path "$here/datapath/Cargo.toml" \
 	--target-dir "$target" --features python,pyo3/extension-module
 # Moved into place: a running program may have the old one mapped.

@@ -367,8 +367,12 @@ fn invalid(what: &str) -> PyErr {
     PyValueError::new_err(format!("invalid {what}"))
 }
 
+/// Rises whenever something above changes, so that a module of another version is not used.
+const INTERFACE: u32 = 1;
+
 #[pymodule]
 fn qvpn_datapath(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("INTERFACE", INTERFACE)?;
     module.add_class::<Engine>()?;
     module.add_class::<Destinations>()
 }

@@ -27,17 +27,23 @@ log = logging.getLogger("qvpn.datapath")
 
 #: Events taken at one wake-up; others get their turn before the rest.
 EVENTS = 256
+#: What of the module this adapter speaks; see datapath/src/python.rs.
+INTERFACE = 1
 #: Set to ``aioquic`` to leave the engine alone though it is installed.
 CHOICE = "QVPN_DATAPATH"
 
 
 @cache
 def _module() -> Any:
-    """The engine's module, or None where it is not installed."""
+    """The engine's module, or None where it is not installed, or of another version."""
     try:
-        return importlib.import_module("qvpn_datapath")
+        module = importlib.import_module("qvpn_datapath")
     except ImportError:
         return None
+    if getattr(module, "INTERFACE", None) != INTERFACE:
+        log.warning("the installed qvpn_datapath belongs to another version and is not used")
+        return None
+    return module
 
 
 def available() -> bool:
