@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::fq_codel::{FqCodel, Packet};
 use crate::frames::Frames;
 use crate::ip;
 use crate::outbox::{Outbox, Target};
@@ -23,6 +24,8 @@ pub const ID_LENGTH: usize = 8;
 /// Packets that wait for somebody else: those of the connections, and inner ones.
 const MAX_CONTROL: usize = 4096;
 const MAX_INNER: usize = 512;
+/// Bytes that wait while the kernel takes no more; CoDel keeps them few.
+const MAX_WAITING: usize = 4 << 20;
 /// Packets a second that nobody could open and that still go up: a stateless reset looks like one.
 const MAX_UNKNOWN: u32 = 256;
 
@@ -62,6 +65,30 @@ pub struct Drops {
     pub too_big: u64,
     /// Found no room on their way up.
     pub queue_full: u64,
+    /// Waited for the kernel for too long; found no room to wait.
+    pub queue_delay: u64,
+    pub queue_overflow: u64,
+}
+
+/// A packet from the TUN with its virtio header that waits for the kernel to take more.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Vec<u8>,
+    flow: u64,
+}
+
+impl Packet for Waiting {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn flow(&self) -> u64 {
+        self.flow
+    }
+
+    fn mark(&mut self) -> bool {
+        ip::mark_congestion(&mut self.bytes[virtio::SIZE..])
+    }
 }
 
 struct Slot {
@@ -85,6 +112,7 @@ pub struct Engine {
     control: VecDeque<Event>,
     inner: VecDeque<Event>,
     outbox: Outbox,
+    waiting: FqCodel<Waiting>,
     /// The session that has an open packet at the front of the outbox's room.
     open: Option<usize>,
     pub sockets: Sockets,
@@ -105,6 +133,7 @@ impl Engine {
             control: VecDeque::new(),
             inner: VecDeque::new(),
             outbox: Outbox::default(),
+            waiting: FqCodel::new(MAX_WAITING),
             open: None,
             sockets: Sockets::default(),
             drops: Drops::default(),
@@ -326,7 +355,43 @@ impl Engine {
     // From the TUN
 
     /// Take one packet from the TUN, with its virtio header. Not while anything is `reserved`.
+    ///
+    /// While the kernel takes no more it waits, for `resume`.
     pub fn from_tun(&mut self, bytes: &[u8], now: u64) {
+        if !self.sockets.blocked() && self.waiting.is_empty() {
+            self.forward(bytes, now);
+            return;
+        }
+        match bytes.get(virtio::SIZE..) {
+            Some(packet) if ip::well_formed(packet) => {
+                let flow = ip::flow(packet);
+                self.waiting.push(Waiting { bytes: bytes.to_vec(), flow }, now);
+            }
+            _ => self.drops.malformed += 1,
+        }
+    }
+
+    /// Send what waits, as far as the kernel takes it. Not while anything is `reserved`.
+    pub fn resume(&mut self, now: u64) {
+        self.sockets.resume();
+        while !self.sockets.blocked()
+            && let Some(packet) = self.waiting.pop(now)
+        {
+            self.forward(&packet.bytes, now);
+            // Out at once: only then does the kernel say whether it takes more.
+            self.finish_open(now);
+            self.outbox.flush(&mut self.sockets);
+        }
+        self.drops.queue_delay = self.waiting.dropped;
+        self.drops.queue_overflow = self.waiting.overflowed;
+    }
+
+    /// Whether `resume` has something to do.
+    pub fn is_waiting(&self) -> bool {
+        self.sockets.blocked() || !self.waiting.is_empty()
+    }
+
+    fn forward(&mut self, bytes: &[u8], now: u64) {
         let Some((header, packet)) = bytes.split_first_chunk::<{ virtio::SIZE }>() else {
             self.drops.malformed += 1;
             return;

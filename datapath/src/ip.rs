@@ -2,6 +2,8 @@
 //!
 //! Nothing here follows IPv6 extension headers: packets with them are carried, never coalesced.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::checksum;
 
 pub const TCP: u8 = 6;
@@ -85,6 +87,35 @@ pub fn header_checksum_holds(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || checksum::sum(&packet[..usize::from(packet[0] & 0x0F) << 2]) == 0xFFFF
 }
 
+/// A number that packets of one flow share: of addresses, protocol and ports.
+pub fn flow(packet: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    addresses(packet).hash(&mut hasher);
+    if let Some((at, protocol)) = transport(packet) {
+        protocol.hash(&mut hasher);
+        if matches!(protocol, TCP | UDP) {
+            packet.get(at..at + 4).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// Mark a well-formed packet as having met congestion; false if its sender would not understand
+/// (RFC 3168 section 5).
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    let ipv4 = packet[0] >> 4 == 4;
+    // The lowest two bits of the second byte, or of the traffic class across the first two.
+    let (byte, shift) = if ipv4 { (1, 0) } else { (1, 4) };
+    if packet[byte] >> shift & 0x03 == 0 {
+        return false;
+    }
+    packet[byte] |= 0x03 << shift;
+    if ipv4 {
+        set_header_checksum(packet);
+    }
+    true
+}
+
 /// Two bytes in network order.
 #[inline]
 pub fn word(bytes: &[u8], at: usize) -> usize {
@@ -107,4 +138,50 @@ pub fn long(bytes: &[u8], at: usize) -> u32 {
 #[inline]
 pub fn set_long(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ipv4(tos: u8) -> Vec<u8> {
+        let mut packet = vec![0; 28];
+        (packet[0], packet[1], packet[9]) = (0x45, tos, UDP);
+        set_length(&mut packet, 28);
+        set_header_checksum(&mut packet);
+        packet
+    }
+
+    #[test]
+    fn only_who_understands_is_marked() {
+        for (tos, marked) in [(0x04, None), (0x05, Some(0x07)), (0x06, Some(0x07)), (3, Some(3))] {
+            let mut packet = ipv4(tos);
+            assert_eq!(mark_congestion(&mut packet), marked.is_some());
+            assert_eq!(packet[1], marked.unwrap_or(tos));
+            assert!(header_checksum_holds(&packet));
+        }
+        let mut ipv6 = vec![0; 40];
+        (ipv6[0], ipv6[1]) = (0x6A, 0x2F); // traffic class 0xA2, flow label 0xF....
+        assert!(mark_congestion(&mut ipv6));
+        assert_eq!((ipv6[0], ipv6[1]), (0x6A, 0x3F));
+        (ipv6[0], ipv6[1]) = (0x6A, 0x0F);
+        assert!(!mark_congestion(&mut ipv6));
+    }
+
+    #[test]
+    fn flows_are_told_apart_by_ports() {
+        let (one, mut other) = (ipv4(0), ipv4(0));
+        assert_eq!(flow(&one), flow(&other));
+        other[21] = 1;
+        assert_ne!(flow(&one), flow(&other));
+        other[6] = 0x20; // a fragment has no ports
+        assert_eq!(
+            flow(&other),
+            flow(&{
+                let mut first = one;
+                first[6] = 0x20;
+                first
+            })
+        );
+    }
 }

@@ -5,6 +5,7 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod engine;
+pub mod fq_codel;
 pub mod frames;
 pub mod ip;
 pub mod outbox;

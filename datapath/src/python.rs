@@ -258,6 +258,8 @@ impl Engine {
             ("tun-refused", drops.tun_refused),
             ("too-big", drops.too_big),
             ("slow-path-full", drops.queue_full),
+            ("queue-expired", drops.queue_delay),
+            ("queue-full", drops.queue_overflow),
             ("not-sent", errors),
         ]
     }

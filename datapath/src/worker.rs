@@ -198,8 +198,7 @@ impl Worker<'_> {
     ) -> Result<Vec<PollFlags>, Errno> {
         let mut waiting = vec![
             PollFd::new(&self.shared.wake, PollFlags::IN),
-            // While a socket is blocked, packets wait in the kernel, which drops what is too much.
-            PollFd::new(self.tun, if blocked { PollFlags::empty() } else { PollFlags::IN }),
+            PollFd::new(self.tun, PollFlags::IN),
         ];
         let wanted = if blocked { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         waiting.extend(sockets.iter().map(|(_, socket)| PollFd::new(&**socket, wanted)));
@@ -311,10 +310,8 @@ impl Worker<'_> {
     /// Seal and send what was read, and what time makes due; when to come back.
     fn send(&self, arena: &mut Arena) -> Option<u64> {
         let mut engine = self.shared.lock();
-        if engine.sockets.blocked() {
-            engine.sockets.resume();
-        }
-        if !arena.ranges.is_empty() && engine.reserved > 0 {
+        let busy = !arena.ranges.is_empty() || engine.is_waiting();
+        if busy && engine.reserved > 0 {
             self.shared.committed.wait_while_for(
                 &mut engine,
                 |engine| engine.reserved > 0,
@@ -323,6 +320,7 @@ impl Worker<'_> {
             assert!(engine.reserved == 0, "packet numbers are reserved for too long");
         }
         let time = now();
+        engine.resume(time);
         for range in arena.ranges.drain(..) {
             engine.from_tun(&arena.bytes[range], time);
         }
