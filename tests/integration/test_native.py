@@ -46,9 +46,7 @@ def test_a_ping_passes_a_flood_through_a_slow_link_of_ones_own(vpn: Vpn) -> None
     uplink = json.loads(host.run(["ip", "-j", "route", "get", plan.GATEWAY4]).stdout)[0]["dev"]
     client.up("--all")
     assert client.status()["datapath"] == "native"
-    host.run(
-        ["tc", "qdisc", "add", "dev", uplink, "root", "tbf", "rate", f"{RATE}mbit", "burst", "32kb", "limit", "3000000"]
-    )
+    host.run(f"tc qdisc add dev {uplink} root tbf rate {RATE}mbit burst 32kb limit 3000000".split())
     stop = threading.Event()
     bulk = threading.Thread(target=flood, args=(host, stop))
     bulk.start()
