@@ -49,7 +49,7 @@ bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs 
 .PHONY: lock
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra fast --extra server --extra postgresql --universal \
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra fast --extra server --extra postgresql --extra package --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade -o requirements.lock
 
