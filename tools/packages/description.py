@@ -96,10 +96,10 @@ CLIENT: Final = Package(
     name="qvpn",
     summary="VPN over QUIC for the desktop",
     description=(
-        "qvpn connects this machine to a gateway over QUIC, as RFC 9484 (CONNECT-IP) says.\n"
-        "One link from the gateway's administrator is the whole set-up. Changes to the\n"
-        "network are made by a small helper that asks through polkit, and are undone\n"
-        "whatever happens. It brings its own Python."
+        "qvpn connects this machine to a gateway over QUIC, as RFC 9484 (CONNECT-IP)\n"
+        "says. One link from the gateway's administrator is the whole set-up. Changes\n"
+        "to the network are made by a small helper that asks through polkit, and are\n"
+        "undone whatever happens. It brings its own Python."
     ),
     tree="usr/lib/qvpn",
     requirements=("qvpn[gui]",) if _GUI else ("qvpn[desktop]",),
@@ -124,7 +124,7 @@ CLIENT: Final = Package(
         *(_APP_FILES if _GUI else ()),
     ),
     docs=("docs/user-guide.md",),
-    deb_depends=("libc6 (>= 2.36)", "nftables", "pkexec | policykit-1", "polkitd | policykit-1"),
+    deb_depends=("libc6 (>= 2.36)", "nftables", "pkexec", "polkitd"),
     deb_recommends=("ca-certificates",),
     rpm_depends=("glibc >= 2.36", "nftables", "polkit"),
     scripts={

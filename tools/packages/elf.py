@@ -8,6 +8,7 @@ no dependency is forgotten.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,6 +82,18 @@ def needed(path: Path) -> list[str]:
 def rpath(path: Path) -> list[str]:
     """Where a file has its libraries looked for."""
     return [part for part in _patchelf("--print-rpath", str(path)).strip().split(":") if part]
+
+
+def strip(directory: Path) -> None:
+    """Take what only debuggers read out of the interpreter and its extensions.
+
+    Must come before `bind`: strip breaks what patchelf has moved, also in the wheels' libraries.
+    """
+    program = shutil.which("strip")
+    if program is None:
+        raise PackageError("strip is missing: install binutils")
+    for path in objects(directory):
+        subprocess.run([program, "--strip-unneeded", str(path)], check=True)
 
 
 def bind(tree: Path) -> set[str]:

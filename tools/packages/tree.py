@@ -23,13 +23,14 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tools.packages import elf
 from tools.packages.description import PackageError
 
 VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
 #: Of the standard library: what no part of qvpn and of its dependencies imports.
 UNUSED: Final = frozenset(
     "test idlelib tkinter turtledemo turtle.py lib2to3 ensurepip distutils pydoc_data venv curses "
-    "dbm site-packages dist-packages __pycache__ sitecustomize.py __phello__ antigravity.py".split()
+    "dbm site-packages dist-packages __pycache__ sitecustomize.py __phello__ antigravity.py cgi.py cgitb.py".split()
 )
 _UNUSED_EXTENSIONS: Final = tuple(
     "_tkinter _curses _test _ctypes_test _xxtestfuzz _xxsubinterpreters xxlimited nis readline "
@@ -76,6 +77,7 @@ def make(target: Path, distributions: Iterable[Distribution], ours: Iterable[Pat
     library = target / "lib" / VERSION
     _interpreter(target)
     _standard_library(library)
+    elf.strip(target)
     for distribution in distributions:
         _dependency(library, distribution)
     for package in ours:
