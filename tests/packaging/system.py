@@ -50,6 +50,7 @@ touch "$root/dev/net/tun"
 mount --bind /dev/net/tun "$root/dev/net/tun"
 mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
 ln -s /proc/self/fd "$root/dev/fd"
+ln -s pts/ptmx "$root/dev/ptmx"
 mount --bind "$packages" "$root/packages"
 export container=lxc LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 exec chroot "$root" "$@"
@@ -98,6 +99,7 @@ def prepare(suite: str) -> str | None:
 def download(suite: str, packages: Sequence[Path]) -> None:
     """Put what `packages` need beside the root's own packages, so that they install offline."""
     root = ROOTS / suite
+    places = ("var/cache/apt/archives", "var/lib/apt/lists")
     names = [f"/packages/{path.name}" for path in packages]
     script = (
         "apt-get update -q && apt-get install -q -y --no-install-recommends --download-only "
@@ -107,14 +109,15 @@ def download(suite: str, packages: Sequence[Path]) -> None:
         work = ROOTS / f"{suite}.download"
         shutil.rmtree(work, ignore_errors=True)
         shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
+        for place in places:
+            shutil.rmtree(root / place)
+            (root / place / "partial").mkdir(parents=True)
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "sh"]
         words = [str(work), str(root), str(packages[0].parent), "-", "sh", "-c", script]
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr + done.stdout
-        for place in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        for place in places:
             upper = work / "upper" / place
-            shutil.rmtree(root / place)
-            (root / place / "partial").mkdir(parents=True)
             for path in filter(Path.is_file, upper.iterdir()):  # not what the overlay marks as gone
                 shutil.copy(path, root / place)
         shutil.rmtree(work, ignore_errors=True)
@@ -194,7 +197,7 @@ class System:
     def install(self, *packages: Path) -> str:
         """Install packages as a person would, from the files; what that said."""
         names = [f"/packages/{path.name}" for path in packages]
-        options = ("-y", "-q", "--no-install-recommends", "--no-download")
+        options = ("-y", "-q", "--no-install-recommends")
         return self.run("apt-get", "install", *options, *names).stdout
 
     def files(self) -> dict[str, str]:
