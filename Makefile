@@ -53,6 +53,18 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade -o requirements.lock
 
+.PHONY: deb
+deb: $(STAMP)  ## dist/*.deb: the client and the gateway, with a Python of their own
+	$(BIN)/python -m tools.packages.build deb
+
+.PHONY: rpm
+rpm: $(STAMP)  ## dist/*.rpm: the same
+	$(BIN)/python -m tools.packages.build rpm
+
+.PHONY: wheels
+wheels: $(STAMP)  ## dist/*.whl and the source archive
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m hatchling build -d dist
+
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist

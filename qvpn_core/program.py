@@ -1,7 +1,7 @@
 """How a part of qvpn starts another part of it as a process of its own.
 
-In a checkout and in a package alike: the package carries an interpreter that is started isolated, and
-so are its children, which then read no variable and no directory of the user's.
+In a checkout and in a package alike: the package carries an interpreter that is started isolated,
+and so are its children, which then read no variable and no directory of the user's.
 """
 
 from __future__ import annotations

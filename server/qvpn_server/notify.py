@@ -34,7 +34,7 @@ def watchdog_interval() -> float | None:
 
 
 async def keep_alive() -> None:
-    """Tell the service manager for ever that the event loop turns. Ends at once without watchdog."""
+    """Tell the service manager for ever that the event loop turns. Ends at once unwatched."""
     interval = watchdog_interval()
     while interval is not None:
         notify("WATCHDOG=1")

@@ -16,8 +16,14 @@ from tests.packaging.system import DIST, PROJECT
 
 WORK = PROJECT / "build/packages"
 SOURCES = (
-    "qvpn_core", "qvpn_gui", "server/qvpn_server", "packaging", "resources", "tools/packages", "docs",
-)  # fmt: skip
+    "qvpn_core",
+    "qvpn_gui",
+    "server/qvpn_server",
+    "packaging",
+    "resources",
+    "tools/packages",
+    "docs",
+)
 
 
 @dataclass(frozen=True)

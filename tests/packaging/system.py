@@ -26,15 +26,16 @@ DIST: Final = PROJECT / "dist"
 #: Seconds for a boot, or for dpkg, on a busy machine.
 PATIENCE: Final = 90.0
 
-#: $1: an empty directory. $2: the root below. $3: packages. $4: a network namespace. $5…: what runs.
+#: $1: an empty directory. $2: the root below. $3: packages. $4…: what runs.
 _SETUP: Final = """
 set -eu
-directory=$1 base=$2 packages=$3 network=$4
-shift 4
+directory=$1 base=$2 packages=$3
+shift 3
 mount --make-rprivate /
 mkdir -p "$directory/upper" "$directory/work" "$directory/root"
 root=$directory/root
-mount -t overlay system -o "lowerdir=$base,upperdir=$directory/upper,workdir=$directory/work" "$root"
+options=lowerdir=$base,upperdir=$directory/upper,workdir=$directory/work
+mount -t overlay system -o "$options" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" 2>/dev/null || :
@@ -112,8 +113,18 @@ def download(suite: str, packages: Sequence[Path]) -> None:
         for place in places:
             shutil.rmtree(root / place)
             (root / place / "partial").mkdir(parents=True)
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "sh"]
-        words = [str(work), str(root), str(packages[0].parent), "-", "sh", "-c", script]
+        command = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            _SETUP,
+            "sh",
+        ]
+        words = [str(work), str(root), str(packages[0].parent), "sh", "-c", script]
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr + done.stdout
         for place in places:
@@ -129,7 +140,7 @@ class System:
     def __init__(self, suite: str, network: Namespace, directory: Path, packages: Path) -> None:
         self.network = network
         self.directory = directory
-        self._words = [str(directory), str(ROOTS / suite), str(packages), network.name]
+        self._words = [str(directory), str(ROOTS / suite), str(packages)]
         self._unshare: subprocess.Popen[Any] | None = None
         self._first = 0
 

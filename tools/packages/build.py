@@ -178,7 +178,7 @@ def configuration(package: Package, root: Path, libraries: set[str], epoch: int)
             for phase, name in package.scripts.items()
         },
         "deb": {"compression": "xz"},
-        "rpm": {"compression": "xz", "summary": package.summary, "buildhost": "localhost"},
+        "rpm": {"compression": "gzip", "summary": package.summary, "buildhost": "localhost"},
         "overrides": {
             "deb": {"depends": debian, "recommends": list(package.deb_recommends)},
             "rpm": {"depends": [*package.rpm_depends, *elf.rpm_depends(libraries)]},
@@ -258,7 +258,11 @@ def source_date() -> int:
             raise PackageError("SOURCE_DATE_EPOCH is no number of seconds")
         return int(given)
     done = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=PROJECT, capture_output=True, text=True, check=False
+        ["git", "log", "-1", "--format=%ct"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise PackageError("this is no git checkout: set SOURCE_DATE_EPOCH")

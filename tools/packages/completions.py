@@ -1,4 +1,4 @@
-"""Completions for bash, zsh and fish from what `commands` read. Names of profiles are asked of qvpn.
+"""Completions for bash, zsh and fish from what `commands` read; names of profiles say qvpn.
 
 Each shell gets a table of what can follow which words, and one function that looks it up.
 """

@@ -62,7 +62,16 @@ DEBIAN: Final = {
     "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
 }
 #: Parts of the C library, which is required by its version.
-_GLIBC: Final = ("libc.", "libm.", "libresolv.", "libdl.", "libpthread.", "librt.", "libutil.", "ld-linux")
+_GLIBC: Final = (
+    "libc.",
+    "libm.",
+    "libresolv.",
+    "libdl.",
+    "libpthread.",
+    "librt.",
+    "libutil.",
+    "ld-linux",
+)
 
 
 def objects(tree: Path) -> Iterator[Path]:
@@ -114,7 +123,9 @@ def bind(tree: Path) -> set[str]:
         after = list(dict.fromkeys(_origin(directory, path) for directory in own))
         if before and before != after:
             # Of what was there, only what is inside.
-            kept = [part for part in before if part.startswith("$ORIGIN") and _leads(path, tree, part)]
+            kept = [
+                part for part in before if part.startswith("$ORIGIN") and _leads(path, tree, part)
+            ]
             after = list(dict.fromkeys([*kept, *after]))
         if before != after:
             if after:
@@ -123,7 +134,9 @@ def bind(tree: Path) -> set[str]:
                 _patchelf("--remove-rpath", str(path))
     outside = {name for name in outside if not name.startswith(_GLIBC)}
     if unknown := sorted(outside - set(DEBIAN)):
-        raise PackageError(f"no package is known for {', '.join(unknown)}: see tools/packages/elf.py")
+        raise PackageError(
+            f"no package is known for {', '.join(unknown)}: see tools/packages/elf.py"
+        )
     return outside
 
 

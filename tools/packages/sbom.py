@@ -1,7 +1,7 @@
 """What is inside a package, for people and for scanners: CycloneDX 1.6 and the licences.
 
-The document names each distribution with its version, purl, licence and the hash of what was copied;
-it holds no random number and no time but the given one.
+The document names each distribution with its version, purl, licence and the hash of what was
+copied; it holds no random number and no time but the given one.
 """
 
 from __future__ import annotations

@@ -29,12 +29,47 @@ from tools.packages.description import PackageError
 VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
 #: Of the standard library: what no part of qvpn and of its dependencies imports.
 UNUSED: Final = frozenset(
-    "test idlelib tkinter turtledemo turtle.py lib2to3 ensurepip distutils pydoc_data venv curses "
-    "dbm site-packages dist-packages __pycache__ sitecustomize.py __phello__ antigravity.py cgi.py cgitb.py".split()
+    [
+        "test",
+        "idlelib",
+        "tkinter",
+        "turtledemo",
+        "turtle.py",
+        "lib2to3",
+        "ensurepip",
+        "distutils",
+        "pydoc_data",
+        "venv",
+        "curses",
+        "dbm",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "sitecustomize.py",
+        "__phello__",
+        "antigravity.py",
+        "cgi.py",
+        "cgitb.py",
+    ]
 )
-_UNUSED_EXTENSIONS: Final = tuple(
-    "_tkinter _curses _test _ctypes_test _xxtestfuzz _xxsubinterpreters xxlimited nis readline "
-    "ossaudiodev audioop _crypt spwd _dbm _gdbm _uuid _lsprof".split()
+_UNUSED_EXTENSIONS: Final = (
+    "_tkinter",
+    "_curses",
+    "_test",
+    "_ctypes_test",
+    "_xxtestfuzz",
+    "_xxsubinterpreters",
+    "xxlimited",
+    "nis",
+    "readline",
+    "ossaudiodev",
+    "audioop",
+    "_crypt",
+    "spwd",
+    "_dbm",
+    "_gdbm",
+    "_uuid",
+    "_lsprof",
 )
 #: Of dependencies: their own tests, what is for compilers, and for other programs.
 _UNUSED_PARTS: Final = frozenset(("tests", "test", "testing", "include", "__pycache__"))
@@ -125,7 +160,10 @@ def _dependency(library: Path, distribution: Distribution) -> None:
             continue
         if _UNUSED_PARTS & set(part.parts[:-1]):
             continue
-        if part.parts[0].endswith(".dist-info") and part.name not in ("METADATA", "entry_points.txt"):
+        if part.parts[0].endswith(".dist-info") and part.name not in (
+            "METADATA",
+            "entry_points.txt",
+        ):
             continue
         data = Path(str(distribution.locate_file(file))).read_bytes()
         digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, data).digest()).rstrip(b"=")
@@ -167,5 +205,3 @@ def licences(distribution: Distribution) -> Iterator[tuple[str, bytes]]:
         words = part.name.upper()
         if words.startswith(("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS")):
             yield part.name, Path(str(distribution.locate_file(file))).read_bytes()
-
-
