@@ -188,11 +188,13 @@ def configuration(package: Package, root: Path, libraries: set[str], epoch: int)
 
 def _contents(root: Path) -> list[dict[str, Any]]:
     """Every file, and the directories that are ours alone."""
-    contents = []
+    contents: list[dict[str, Any]] = []
     for path in sorted(root.rglob("*")):
         target = "/" + str(path.relative_to(root))
         # Debian's own notes mean nothing to rpm.
-        only = {"packager": "deb"} if "lintian" in target or "changelog.Debian" in target else {}
+        only: dict[str, Any] = (
+            {"packager": "deb"} if "lintian" in target or "changelog.Debian" in target else {}
+        )
         if path.is_symlink():
             contents.append({"src": os.readlink(path), "dst": target, "type": "symlink"} | only)
         elif path.is_dir():

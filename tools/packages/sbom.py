@@ -97,14 +97,14 @@ def _component(distribution: Distribution) -> dict[str, Any]:
 def licence_of(distribution: Distribution) -> str:
     """The licence in a few words, empty when the distribution does not say."""
     metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in metadata:
+        return metadata["License-Expression"]
     classifiers = [
         str(line).rsplit(" :: ", 1)[-1]
         for line in metadata.get_all("Classifier") or ()
         if str(line).startswith("License ::")
     ]
-    named = str(metadata.get("License") or "")
+    named = metadata["License"] if "License" in metadata else ""
     return ", ".join(classifiers) or (named if "\n" not in named else named.splitlines()[0])
 
 
