@@ -64,6 +64,7 @@ rpm: $(STAMP)  ## dist/*.rpm: the same
 .PHONY: wheels
 wheels: $(STAMP)  ## dist/*.whl and the source archive
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m hatchling build -d dist
+	@$(BIN)/python -c 'from tools.packages import build; build.write_checksums(build.PROJECT / "dist")'
 
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built

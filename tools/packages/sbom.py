@@ -104,7 +104,7 @@ def licence_of(distribution: Distribution) -> str:
         for line in metadata.get_all("Classifier") or ()
         if str(line).startswith("License ::")
     ]
-    named = metadata["License"] if "License" in metadata else ""
+    named = str(metadata.json.get("license", ""))
     return ", ".join(classifiers) or (named if "\n" not in named else named.splitlines()[0])
 
 
