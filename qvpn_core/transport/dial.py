@@ -33,14 +33,17 @@ from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
-    Refused,
     Response,
     lost,
     too_narrow,
 )
 from qvpn_core.transport.interface import (
+    Address,
+    HttpStream,
     HttpTunnel,
+    Refused,
     Request,
+    TransportName,
     TunnelHandler,
 )
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
@@ -60,7 +63,7 @@ _T = TypeVar("_T")
 
 async def open_socket(family: int, kind: int) -> socket.socket:
     """The plain `SocketFactory`, for whoever needs no mark."""
-    return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    return socket.socket(family, kind)  # Python's sockets are not inherited (PEP 446)
 
 
 _TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
@@ -352,6 +355,73 @@ async def fetch(
         except GatewayUnreachable as error:
             if sent:
                 raise
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+class QuicClient:
+    """An open connection; see `interface.HttpConnection`."""
+
+    transport: TransportName = "quic"
+
+    def __init__(self, dial: _Dial) -> None:
+        self._dial = dial
+
+    @property
+    def peer(self) -> Address:
+        return self._dial.http.peer
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        return self._dial.http.quic.export_keying_material(label, context, length)
+
+    async def open_stream(self, request: Request) -> HttpStream:
+        self._check()
+        return await self._dial.http.open_stream(request)
+
+    async def open_tunnel(self, request: Request, handler: TunnelHandler) -> HttpTunnel:
+        self._check()
+        return await self._dial.http.request(request, handler)
+
+    async def ended(self) -> QvpnError:
+        return await asyncio.shield(self._dial.end)
+
+    def close(self) -> None:
+        self._dial.fail(TunnelLost("the connection was closed"))
+        self._dial.close()
+
+    def _check(self) -> None:
+        if self._dial.end.done():
+            raise self._dial.end.result()
+
+
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    trust: Trust,
+    timeout: float = settings.HANDSHAKE_TIMEOUT,
+    socket_factory: SocketFactory = open_socket,
+    on_stage: StageHandler = lambda stage: None,
+    tickets: TicketJar | None = None,
+) -> QuicClient:
+    """A connection for any number of requests; as `connect` in all else.
+
+    It proves no path: what carries no IP packets does without a minimum. Raises NameNotResolved,
+    GatewayUnreachable, CertificateUntrusted, GatewayRefused, UsageError.
+    """
+    on_stage("resolving")
+    endpoints = await _resolve(host, port)
+    deadline = asyncio.get_running_loop().time() + timeout
+    failure: QvpnError | None = None
+    for index, (family, address) in enumerate(endpoints):
+        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
+        try:
+            async with _dialled(
+                family, address, host, trust, share, socket_factory, on_stage, tickets
+            ) as dial:
+                return QuicClient(dial)
+        except GatewayUnreachable as error:
             failure = failure or error
     assert failure is not None
     raise failure
