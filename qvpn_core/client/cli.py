@@ -19,9 +19,10 @@ from typing import NoReturn
 
 import msgspec
 
-from qvpn_core.client import control, instance, profiles
+from qvpn_core.client import control, instance, paths, profiles
 from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.proxy import cli as proxy_cli
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, PermissionMissing, QvpnError, UsageError
@@ -242,9 +243,10 @@ def _enroll(arguments: argparse.Namespace) -> int:
     print(f"key      {keys.describe(profile.name, profile.key)}")
     if profile.policy.destinations:
         print(f"routes   {' '.join(map(str, profile.policy.destinations))}")
-    if os.geteuid() == 0:
+    if paths.is_root():
         print(f"connect with: qvpn up {profile.name}")
     else:
+        print(f"use it with: qvpn proxy {profile.name}")
         print("qvpn up needs root for now, whose profiles are others: enrol with sudo")
     return 0
 
@@ -353,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     explain.add_argument("destination", metavar="DEST", help="an address or a name")
 
+    proxy_cli.add_parsers(commands)
     _profile_parsers(commands.add_parser("profile", help="the gateways that are known"))
     return parser
 
@@ -388,9 +391,9 @@ def _interruptible() -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+    # Windows has no SIGHUP.
+    numbers = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    previous = {number: signal.signal(number, interrupt) for number in dict.fromkeys(numbers)}
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ The lock dies with the process that holds it, so there is nothing stale to clean
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ _status = msgspec.json.Decoder(Status)
 @contextmanager
 def single_instance() -> Iterator[None]:
     """Hold the lock. Raises UsageError when another agent has it."""
+    import fcntl  # what needs no agent runs on systems without it
+
     path = paths.runtime_dir() / "agent.lock"
     try:
         paths.make_private(path.parent)

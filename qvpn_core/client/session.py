@@ -15,10 +15,10 @@ from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
 from typing import NoReturn
 
-from qvpn_core.auth.concealed import Origin, authenticate
+from qvpn_core.auth.concealed import Origin
 from qvpn_core.auth.exporter import Exporter
-from qvpn_core.client import keys, profiles
 from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.credential import learn_pins, prover
 from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.status import Status
@@ -41,7 +41,6 @@ from qvpn_core.net.plan import NetworkPlan
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import RequestMaker, connect
 from qvpn_core.transport.interface import HttpTunnel, Request
-from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
 
@@ -136,7 +135,7 @@ class Session:
         await self._attachment.prepare()
         tunnel = self._link.tunnel = await self._connect()
         try:
-            self._learn_pins(tunnel)
+            self.profile = learn_pins(self.profile, tunnel.response_headers)
             await self._receive_configuration(tunnel)
             tun = self._tun = await self._attachment.attach(self._plan(tunnel))
             datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
@@ -194,32 +193,13 @@ class Session:
         profile = self.profile
         authority, path = profile.resource
         origin = Origin.of("https", authority)
-        key = None
-        if profile.key is not None:
-            # A desktop's password store may ask its owner first.
-            key = await asyncio.to_thread(keys.load, profile.name, profile.key)
+        prove = await prover(profile)
 
         def make(exporter: Exporter) -> Request:
-            credential = (
-                f"Bearer {profile.token}" if key is None else authenticate(key, exporter, origin)
-            )
-            headers = (("authorization", credential),)
+            headers = (("authorization", prove(exporter, origin)),)
             return Request("CONNECT", "https", authority, path, "connect-ip", headers)
 
         return make
-
-    def _learn_pins(self, tunnel: HttpTunnel) -> None:
-        """Keep the pins that the gateway announces: it may soon change its key."""
-        field = dict(tunnel.response_headers).get(PINS_FIELD)
-        pins = announced_pins(field, self.profile.trust)
-        if pins is None or set(pins) == set(self.profile.trust.pins):
-            return
-        try:
-            self.profile = profiles.learn_pins(self.profile, pins)
-        except QvpnError as error:
-            log.warning("the gateway's next key is not remembered: %s", error)
-        else:
-            log.info("the gateway announced its next key")
 
     def _known_addresses(self) -> tuple[str, ...]:
         """The gateway's addresses while our routes swallow what would resolve its name."""

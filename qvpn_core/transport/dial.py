@@ -48,7 +48,7 @@ from qvpn_core.transport.interface import (
 )
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpSocket, address_text
+from qvpn_core.transport.udp import UdpSocket, address_text, connected_udp
 
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
@@ -445,7 +445,7 @@ async def _dialled(
     sock = await socket_factory(family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
-        udp = UdpSocket(sock)
+        udp = connected_udp(sock)
     except OSError as error:
         sock.close()
         raise GatewayUnreachable(
@@ -479,7 +479,7 @@ async def _dialled(
         ) from None
     except Refused as refused:
         dial.close()
-        raise _refusal(refused.status) from None
+        raise refusal(refused.status) from None
     except BaseException:
         dial.close()
         raise
@@ -496,7 +496,8 @@ async def _unless_ended(dial: _Dial, wanted: asyncio.Future[_T]) -> _T:
         wanted.cancel()
 
 
-def _refusal(status: int | None) -> QvpnError:
+def refusal(status: int | None) -> QvpnError:
+    """Why a gateway that is reached opens nothing, by the status of its answer."""
     if status in (401, 403, 404, 405, 407):
         # A gateway shows callers without a valid credential an ordinary web site.
         return AuthenticationFailed(

@@ -729,7 +729,7 @@ class Http3Connection:
                 and (
                     event.error_code != H3_NO_ERROR
                     or event.stream_id in self.tunnels
-                    or event.stream_id in self.streams
+                    or event.stream_id in self.streams.keys() - self._openings.keys()
                 )
             ):
                 self._stream_reset(event.stream_id, event.error_code)

@@ -84,7 +84,8 @@ class LivePolicies:
                 session.tell(before)
         for number in users:
             device = standing.get(number)
-            self._services.update(number, device and (device, self._policy(device, groups)))
+            now = None if device is None else (device, self._policy(device, groups))
+            self._services.update(number, now)
 
     def _policy(self, device: Device, groups: Mapping[str, Group]) -> DevicePolicy:
         found = [groups[name] for name in device.groups if name in groups]

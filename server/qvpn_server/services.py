@@ -242,8 +242,8 @@ class Services:
 
     def _allowed(self, user: _User, flow: _Flow, address: IPAddress) -> bool:
         """Whether an address may be connected to for a flow."""
-        address = plain(address)
-        own = (ip_network(address),) if is_own(address) else ()
+        routed, address = address, plain(address)
+        own = (ip_network(address),) if is_own(address) or is_own(routed) else ()
         place = classify(address, (*own, *self._guarded))
         target = flow.target
         return allowed(
