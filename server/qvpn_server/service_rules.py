@@ -35,7 +35,8 @@ Protocol = Literal["tcp", "udp"]
 EVERYWHERE = "*"
 _HINT = "write [tcp/|udp/]WHERE[:PORT[-PORT]], such as 10.0.0.0/8:22, *:443 or git.example.org"
 _RULE = re.compile(
-    r"(?:(?P<protocol>tcp|udp)/)?(?:\[(?P<inside>[^\[\]]+)\]|(?P<where>[^\[\]:]+|[^\[\]]*::[^\[\]]*))"
+    r"(?:(?P<protocol>tcp|udp)/)?(?:\[(?P<inside>[^\[\]]+)\]|(?P<where>[^\[\]:]+|"
+    r"[0-9A-Fa-f.]*(?::[0-9A-Fa-f.]*){2,}(?:/[0-9]+)?))"
     r"(?::(?P<low>[0-9]{1,5})(?:-(?P<high>[0-9]{1,5}))?)?"
 )
 
@@ -120,7 +121,9 @@ def _parse_where(where: str, text: str) -> IPNetwork | str:
     if where == EVERYWHERE:
         return where
     try:
-        return ip_network(where)
+        network = ip_network(where)
+        if "%" not in where:  # a zone means nothing here
+            return network
     except ValueError:
         pass
     try:
@@ -144,12 +147,15 @@ _PUBLIC = Place(AddressClass.PUBLIC)
 def classify(address: IPAddress, guarded: Iterable[IPNetwork] = ()) -> Place:
     """Where a plain address (see :func:`plain`) is; `guarded` are prefixes of this gateway's own.
 
-    The narrowest of those decides.
+    Of those the narrowest decides; what is loopback is loopback first.
     """
-    own = [network for network in guarded if _covers(network, address)]
-    if own:
-        return Place(AddressClass.GUARDED, max(own, key=lambda network: network.prefixlen))
-    for network, kind in SPECIAL:
+    own = sorted(guarded, key=lambda network: -network.prefixlen)
+    places = (
+        *((network, kind) for network, kind in SPECIAL if kind is not AddressClass.PRIVATE),
+        *((network, AddressClass.GUARDED) for network in own),
+        *((network, kind) for network, kind in SPECIAL if kind is AddressClass.PRIVATE),
+    )
+    for network, kind in places:
         if _covers(network, address):
             return Place(kind, network)
     return _PUBLIC
