@@ -308,7 +308,7 @@ def test_strangers_see_the_site_and_nothing_else(tmp_path: Path) -> None:
 def test_a_key_signs_for_one_target_on_one_connection(tmp_path: Path) -> None:
     async def tell(world: World) -> None:
         key = DeviceKey.generate()
-        world.registry.create_invite("bob", key.public_key, 1 << 40, 0)
+        world.registry.create_invite("bob", key.public_key, 1 << 31, 0)
         device_key = DeviceKey.generate()
         world.registry.redeem_invite(key.key_id, device_key.public_key, 1)
         async with tcp_server(echo) as port, device(world, known=False) as bob:
