@@ -558,6 +558,8 @@ class Http3Connection:
             ended = ended or held.ended
         if ended:
             self._loop.call_soon(tunnel.received_end)
+        if not ip:
+            self.quic.admit_streams(settings.MAX_STREAMS)
         self.on_accept()
         self._transmit()
         return tunnel
