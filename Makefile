@@ -23,6 +23,10 @@ demo:  ## a gateway, an internet and a client on this machine, and a tunnel betw
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.demo
 
+.PHONY: install-helper
+install-helper: $(STAMP)  ## as root: this checkout's helper to where pkexec may start it
+	@$(BIN)/python tools/install_helper.py
+
 .PHONY: test
 test: $(STAMP)  ## every test that this machine can run; says what it skipped and why
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests

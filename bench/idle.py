@@ -15,8 +15,8 @@ from typing import Any
 
 from qvpn_core.errors import QvpnError
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand
-from qvpn_core.transport.dial import connect
 from qvpn_core.transport.interface import HttpTunnel, Request
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 
 

@@ -59,6 +59,12 @@ class NetworkSetupFailed(QvpnError):
     reason = "network-setup"
 
 
+class DnsSetupFailed(QvpnError):
+    """The machine's resolver cannot be told to use the tunnel's name servers, or to forget them."""
+
+    reason = "dns-setup"
+
+
 class NameNotResolved(QvpnError):
     """The gateway's host name has no address."""
 
@@ -71,6 +77,25 @@ class GatewayUnreachable(QvpnError):
 
     reason = "unreachable"
     transient = True
+
+
+class NoNetwork(QvpnError):
+    """This machine has no way to the gateway at all: no link, no address or no route."""
+
+    reason = "no-network"
+    transient = True
+
+
+class CaptivePortal(QvpnError):
+    """The network answers in the place of others until somebody signs in (RFC 8952)."""
+
+    reason = "captive-portal"
+    transient = True
+
+    def __init__(self, what: str, hint: str = "", *, url: str = "") -> None:
+        super().__init__(what, hint)
+        #: What to open in a browser.
+        self.url = url
 
 
 class CertificateUntrusted(QvpnError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bench.peers.base import Peer, Raw
-from bench.peers.openvpn import OpenVpn
-from bench.peers.qvpn import Qvpn
+from bench.peers.openvpn import OpenVpn, OpenVpnTcp
+from bench.peers.qvpn import Qvpn, QvpnTls
 from bench.peers.wireguard import WireGuardGo
 
 #: In the order of a round.
-PEERS: tuple[type[Peer], ...] = (Raw, WireGuardGo, OpenVpn, Qvpn)
+PEERS: tuple[type[Peer], ...] = (Raw, WireGuardGo, OpenVpn, Qvpn, OpenVpnTcp, QvpnTls)
 
 __all__ = ["PEERS", "Peer"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -51,6 +52,7 @@ class OpenVpn(Peer):
     """OpenVPN 2.6 over UDP with AES-128-GCM, in user space (no DCO)."""
 
     name = "openvpn"
+    protocol: ClassVar[str] = "udp4"
 
     @classmethod
     def missing(cls) -> str | None:
@@ -78,6 +80,7 @@ class OpenVpn(Peer):
             "openvpn-gateway",
             [
                 *self._common(self._server, self._device),
+                *("--proto", self._protocol("server")),
                 *("--server", "10.99.2.0", "255.255.255.0", "--topology", "subnet"),
                 *("--dh", "none", "--local", GATEWAY_OUTER),
                 *("--push", f"route {TARGET} 255.255.255.255"),
@@ -91,14 +94,25 @@ class OpenVpn(Peer):
             "openvpn-client",
             [
                 *self._common(self._device, self._server),
-                *("--client", "--nobind", "--remote", GATEWAY_OUTER),
+                *("--proto", self._protocol("client"), "--client", "--nobind"),
+                *("--remote", GATEWAY_OUTER),
             ],
         )
 
+    def _protocol(self, end: str) -> str:
+        return self.protocol if self.protocol == "udp4" else f"tcp4-{end}"
+
     def _common(self, own: tuple[Path, Path, str], other: tuple[Path, Path, str]) -> Sequence[str]:
         return [
-            *("openvpn", "--dev", "tun", "--proto", "udp4", "--port", "1194"),
+            *("openvpn", "--dev", "tun", "--port", "1194"),
             *("--cert", str(own[0]), "--key", str(own[1]), "--peer-fingerprint", other[2]),
             *("--data-ciphers", "AES-128-GCM", "--disable-dco"),
             *("--tun-mtu", str(self.mtu), "--mssfix", "0", "--verb", "3"),
         ]
+
+
+class OpenVpnTcp(OpenVpn):
+    """The same over TCP: its fallback beside ours."""
+
+    name = "openvpn-tcp"
+    protocol = "tcp4"

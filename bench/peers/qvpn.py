@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from bench.lab import GATEWAY_OUTER, TARGET, execute
 from bench.peers.base import Peer
@@ -29,6 +30,7 @@ class Qvpn(Peer):
     """A gateway and a client with one bearer token, split to the measured host."""
 
     name = "qvpn"
+    transport: ClassVar[str] = "quic"
 
     @property
     def _state(self) -> Path:
@@ -75,7 +77,10 @@ class Qvpn(Peer):
         self._client = self.lab.spawn(
             self.lab.client,
             "qvpn",
-            [installed("qvpn") or "", "up", _PROFILE, "--only", f"{TARGET}/32", "--foreground"],
+            [
+                *(installed("qvpn") or "", "up", _PROFILE, "--only", f"{TARGET}/32"),
+                *("--foreground", "--transport", self.transport),
+            ],
             env=self.environment(),
         )
 
@@ -126,3 +131,13 @@ class Qvpn(Peer):
             f"QVPN_{kind}_DIR": str(self.lab.directory / kind.lower())
             for kind in ("CONFIG", "STATE", "RUNTIME")
         }
+
+
+class QvpnTls(Qvpn):
+    """The same over TLS on TCP, as where UDP is blocked."""
+
+    name = "qvpn-tls"
+    transport = "tls"
+
+    def hold_idle_sessions(self, count: int) -> bool:
+        return False  # what a session costs is measured on QUIC

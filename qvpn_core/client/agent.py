@@ -16,13 +16,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from qvpn_core.client import control, instance, paths, profiles
-from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
@@ -35,35 +36,18 @@ _LOG_BYTES = 256 << 10
 _STOP_SECONDS = 15.0
 
 
-class Launch(msgspec.Struct, frozen=True):
-    """What a detached agent is told on its standard input."""
-
-    profile: str
-    mode: RouteMode
-    destinations: tuple[str, ...]
-    excluded: tuple[str, ...]
-
-    def policy(self) -> RoutePolicy:
-        """The route policy. Raises UsageError."""
-        return profiles.route_policy(
-            self.mode,
-            profiles.parse_networks(self.destinations),
-            profiles.parse_networks(self.excluded),
-        )
-
-
 _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    name: str, policy: RoutePolicy, on_change: Callable[[Tunnel, Change], None] | None = None
+    wish: control.Wish, on_change: Callable[[Tunnel, Change], None] | None = None
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(profiles.load(name), policy)
+    tunnel = Tunnel(_profile(wish), wish.policy(), wish.kill_switch)
     over = asyncio.Event()
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
@@ -81,6 +65,10 @@ async def run(
                     over.set()
 
 
+def _profile(wish: control.Wish) -> Profile:
+    return replace(profiles.load(wish.profile), transport=wish.transport)
+
+
 async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
     match request:
         case control.StatusRequest():
@@ -94,20 +82,28 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
             tunnel.disconnect()
             await over.wait()
             return control.Done()
+        case control.SignInRequest(seconds=seconds):
+            return control.SignInReply(await tunnel.sign_in(seconds))
+        case control.ConnectRequest(wish=wish):
+            if tunnel.state is not State.BLOCKED:
+                raise UsageError(
+                    f"profile {tunnel.profile.name!r} is {tunnel.state} already",
+                    "end it first: qvpn down",
+                )
+            await tunnel.connect(_profile(wish), wish.policy(), wish.kill_switch)
+            return control.StatusReply(tunnel.status())
         case control.ExplainRequest(destination=destination):
             try:
                 explanation = tunnel.explain(ip_address(destination))
             except ValueError:
                 raise UsageError(f"{destination!r} is not an address") from None
-            if explanation is None:
-                return control.ExplainReply("direct", "", "no tunnel is up")
             return control.ExplainReply(
                 explanation.way, str(explanation.rule or ""), explanation.words
             )
 
 
-def start_detached(launch: Launch) -> Status:
-    """Start an agent that outlives us and wait until it is connected.
+def start_detached(wish: control.Wish) -> Status:
+    """Start an agent that outlives us and wait until it is connected, or the kill switch blocks.
 
     Raises the agent's QvpnError. On KeyboardInterrupt the agent is ended and has undone everything
     when the exception goes on.
@@ -121,12 +117,11 @@ def start_detached(launch: Launch) -> Status:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdin as stdin, suppress(BrokenPipeError):
-            stdin.write(msgspec.json.encode(launch))
+            stdin.write(msgspec.json.encode(wish))
         line = process.stdout.readline()
     except BaseException:
         if process is not None:
@@ -187,6 +182,9 @@ class _FirstWord:
         if self._said:
             return
         self._said = True
+        # Until now the terminal was needed, for polkit may ask for a password there.
+        with suppress(PermissionError):
+            os.setsid()
         with suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), msgspec.json.encode(word) + b"\n")
         # Whoever reads our output to its end must not wait for as long as the tunnel lives.
@@ -195,7 +193,7 @@ class _FirstWord:
         os.close(null)
 
     def on_change(self, tunnel: Tunnel, change: Change) -> None:
-        if change.state is State.CONNECTED:
+        if change.state in (State.CONNECTED, State.BLOCKED):
             self.say(control.StatusReply(tunnel.status()))
 
 
@@ -213,13 +211,13 @@ def _log_to_file() -> None:
 
 
 def main() -> int:
-    """The detached agent's entry: a Launch on standard input, one reply line on standard output."""
+    """The detached agent's entry: a Wish on standard input, one reply line on standard output."""
     os.umask(0o077)
     first_word = _FirstWord()
     _log_to_file()
     try:
-        launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
-        asyncio.run(run(launch.profile, launch.policy(), first_word.on_change))
+        wish = msgspec.json.decode(sys.stdin.buffer.read(), type=control.Wish)
+        asyncio.run(run(wish, first_word.on_change))
     except QvpnError as error:
         first_word.say(control.refusal(error))
         return 1

@@ -12,21 +12,23 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from qvpn_core.client import control, instance, paths, profiles
+from qvpn_core.client import control, instance, profiles, sign_in
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.profiles import Profile, TransportChoice
 from qvpn_core.client.proxy import cli as proxy_cli
-from qvpn_core.client.states import State
+from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Status
-from qvpn_core.errors import NameNotResolved, PermissionMissing, QvpnError, UsageError
+from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
+from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE
+from qvpn_core.net import killswitch
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -34,6 +36,8 @@ EXIT_INTERRUPTED = 130
 
 #: From the agent's "done" to the end of its process.
 _END_SECONDS = 5.0
+#: An attempt, a password that somebody looks up, and a resolver that is slow.
+_CONNECT_SECONDS = 120.0
 _MAX_TOKEN_FILE = 4096  # bytes
 _MAX_INVITE = 1 << 16  # characters; a whole mail may be piped in
 
@@ -58,31 +62,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    if os.geteuid() != 0:
-        raise PermissionMissing("qvpn up needs root for now", "run it with sudo")
     profile = profiles.load(arguments.profile)
-    if "tls" in (arguments.transport, profile.transport):
-        raise UsageError("the tls transport is not available yet", "use quic or auto")
+    transport: TransportChoice = arguments.transport or profile.transport
     policy = _policy(arguments, profile)
-    _refuse_second()
+    kill_switch: KillSwitchMode = arguments.kill_switch or profile.kill_switch
+    wish = control.Wish(
+        profile.name,
+        policy.mode,
+        tuple(map(str, policy.destinations)),
+        profiles.excluded_words(policy),
+        kill_switch,
+        transport,
+    )
+    if _is_blocked():
+        if arguments.foreground:
+            raise UsageError("qvpn waits in the background", "end it first: qvpn down")
+        reply = control.ask(control.ConnectRequest(wish), timeout=_CONNECT_SECONDS)
+        if isinstance(reply, control.StatusReply):
+            return _connected(reply.status)
     # Not before it is needed: it brings asyncio and the whole transport.
     from qvpn_core.client import agent
 
     if arguments.foreground:
-        return _up_in_foreground(profile, policy)
-    status = agent.start_detached(
-        agent.Launch(
-            profile.name,
-            policy.mode,
-            tuple(map(str, policy.destinations)),
-            tuple(map(str, policy.excluded)),
-        )
-    )
+        return _up_in_foreground(wish)
+    return _connected(agent.start_detached(wish))
+
+
+def _connected(status: Status) -> int:
+    if status.state is not State.CONNECTED:  # the agent stays and holds the kill switch
+        raise QvpnError(f"{status.error}; the kill switch holds until: qvpn down")
+    for warning in status.warnings:
+        print(f"qvpn: {warning}", file=sys.stderr)
     print(f"connected to {status.profile} ({status.gateway}) as {', '.join(status.addresses)}")
     return 0
 
 
-def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
+def _up_in_foreground(wish: control.Wish) -> int:
     import asyncio
     import logging
 
@@ -97,17 +112,28 @@ def _up_in_foreground(profile: Profile, policy: RoutePolicy) -> int:
 
     logging.basicConfig(stream=sys.stderr, format="qvpn: %(message)s")
     logging.getLogger("qvpn").setLevel(logging.INFO)
-    asyncio.run(agent.run(profile.name, policy, on_change))
+    asyncio.run(agent.run(wish, on_change))
     return 0 if was_up else EXIT_INTERRUPTED
 
 
-def _refuse_second() -> None:
+def _is_blocked() -> bool:
+    """Whether an agent waits behind its kill switch. Raises UsageError when it has a tunnel."""
     reply = control.ask(control.StatusRequest())
     if isinstance(reply, control.StatusReply):
         status = reply.status
+        if status.state is State.BLOCKED:
+            return True
         raise UsageError(
             f"profile {status.profile!r} is {status.state} already", "end it first: qvpn down"
         )
+    if (other := instance.other_user()) is not None:
+        raise _taken(other)
+    return False
+
+
+def _taken(other: str) -> NetworkTaken:
+    hint = "end it with: qvpn unlock" if os.geteuid() == 0 else f"ask {other} to end it"
+    return NetworkTaken(f"a tunnel of {other} is up on this machine", hint)
 
 
 def _policy(arguments: argparse.Namespace, profile: Profile) -> RoutePolicy:
@@ -115,9 +141,7 @@ def _policy(arguments: argparse.Namespace, profile: Profile) -> RoutePolicy:
     if not (arguments.all or arguments.only or arguments.excluded):
         return profile.policy
     mode: RouteMode = "only" if arguments.only else "all"
-    return profiles.route_policy(
-        mode, profiles.parse_networks(arguments.only), profiles.parse_networks(arguments.excluded)
-    )
+    return profiles.route_policy(mode, arguments.only, arguments.excluded)
 
 
 def _down(arguments: argparse.Namespace) -> int:
@@ -125,6 +149,8 @@ def _down(arguments: argparse.Namespace) -> int:
         profiles.check_name(arguments.profile)
     reply = control.ask(control.DownRequest(arguments.profile))
     if reply is None:
+        if (other := instance.other_user()) is not None:
+            raise _taken(other)
         # What was asked for is so already; scripts that make sure of it must not fail. A failure
         # that `status` still shows is thereby taken notice of.
         instance.forget_failure()
@@ -135,12 +161,30 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _unlock(_arguments: argparse.Namespace) -> int:
+    with suppress(control.AgentSilent):  # the helper ends the session of one that hangs
+        if control.ask(control.DownRequest()) is not None:
+            instance.wait_until_gone(_END_SECONDS)
+    from qvpn_core.helper import launch
+
+    launch.unlock()
+    instance.forget_failure()
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     reply = control.ask(control.StatusRequest())
     if isinstance(reply, control.StatusReply):
         status = reply.status
     else:
         status = instance.last_failure() or Status()
+        held = killswitch.holding()
+        status = msgspec.structs.replace(
+            status,
+            other_user=instance.other_user(),
+            kill_switch=held or "off",
+            firewall=FirewallPolicy.BLOCK if held else FirewallPolicy.OPEN,
+        )
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
@@ -153,6 +197,12 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
     yield "state", status.state + (f" since {status.since}" if status.since else "")
     if status.error:
         yield "because", status.error
+    if status.other_user:
+        yield "but", f"a tunnel of {status.other_user} is up on this machine"
+    if status.firewall is FirewallPolicy.BLOCK:
+        yield "firewall", f"blocks what does not use the tunnel (kill switch: {status.kill_switch})"
+    for warning in status.warnings:
+        yield "note", warning
     if status.profile:
         yield "profile", f"{status.profile} ({status.gateway})"
     if status.transport is None:
@@ -161,6 +211,7 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
     yield "addresses", " ".join(status.addresses)
     yield "routes", " ".join(status.routes) or "none"
     yield "dns", " ".join(status.dns) or "none"
+    yield "names", f"{status.resolver}"
     yield "mtu", f"{status.mtu} bytes"
     if status.rtt_ms is not None:
         yield "rtt", f"{status.rtt_ms} ms"
@@ -176,7 +227,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         if isinstance(reply, control.ExplainReply):
             print(reply.words)
         else:
-            print(f"{address} goes direct: no tunnel is up")
+            held = killswitch.holding()
+            but = f", but a kill switch is ({held}): to release it, qvpn unlock" if held else ""
+            print(f"{address} goes direct: no tunnel is up{but}")
     return 0
 
 
@@ -207,10 +260,7 @@ def _profile_add(arguments: argparse.Namespace) -> int:
         template=arguments.template,
     )
     path = profiles.save(profile)
-    if os.geteuid() == 0:
-        print(f"stored {path}; connect with: qvpn up {profile.name}")
-    else:
-        print(f"stored {path}; qvpn up needs root for now, whose profiles are others: use sudo")
+    print(f"stored {path}; connect with: qvpn up {profile.name}")
     return 0
 
 
@@ -243,11 +293,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     print(f"key      {keys.describe(profile.name, profile.key)}")
     if profile.policy.destinations:
         print(f"routes   {' '.join(map(str, profile.policy.destinations))}")
-    if paths.is_root():
-        print(f"connect with: qvpn up {profile.name}")
-    else:
-        print(f"use it with: qvpn proxy {profile.name}")
-        print("qvpn up needs root for now, whose profiles are others: enrol with sudo")
+    print(f"connect with: qvpn up {profile.name}")
     return 0
 
 
@@ -270,8 +316,10 @@ def _profile_show(arguments: argparse.Namespace) -> int:
         ("transport", profile.transport),
         ("routes", " ".join([policy.mode, *map(str, policy.destinations)])),
     ]
-    if policy.excluded:
-        rows.append(("except", " ".join(map(str, policy.excluded))))
+    if excluded := profiles.excluded_words(policy):
+        rows.append(("except", " ".join(excluded)))
+    if profile.kill_switch != "off":
+        rows.append(("killswitch", profile.kill_switch))
     for key, value in rows:
         print(f"{key:<11}{value}")
     return 0
@@ -332,9 +380,20 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="CIDR",
-        help="but never these; any of the three options replaces the profile's routes",
+        help="but never these, where lan is whatever LAN you are in; "
+        "any of the three options replaces the profile's routes",
     )
-    up.add_argument("--transport", choices=("auto", "quic", "tls"), default="auto")
+    up.add_argument(
+        "--kill-switch",
+        choices=("off", "on", "always"),
+        help="whether what belongs into the tunnel is blocked while it is not up: until qvpn down, "
+        "or always, until qvpn unlock; instead of the profile's",
+    )
+    up.add_argument(
+        "--transport",
+        choices=("auto", "quic", "tls"),
+        help="auto prefers QUIC and falls back to TLS on TCP; default: what the profile says",
+    )
     up.add_argument(
         "--foreground",
         action="store_true",
@@ -345,9 +404,18 @@ def _parser() -> argparse.ArgumentParser:
     down.set_defaults(run=_down)
     down.add_argument("profile", metavar="PROFILE", nargs="?")
 
+    unlock = commands.add_parser(
+        "unlock",
+        help="end a tunnel that is up, and release whatever blocks the network",
+        allow_abbrev=False,
+    )
+    unlock.set_defaults(run=_unlock)
+
     status = commands.add_parser("status", help="what the tunnel does", allow_abbrev=False)
     status.set_defaults(run=_status)
     status.add_argument("--json", action="store_true", help="one JSON document")
+
+    sign_in.add_parser(commands)
 
     routes_ = commands.add_parser("routes", help="what uses the tunnel")
     route_commands = routes_.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)

@@ -13,10 +13,14 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from qvpn_core.client import paths
+from qvpn_core.client import paths, profiles
+from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.profiles import TransportChoice
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.errors import PermissionMissing, QvpnError
 
@@ -37,11 +41,39 @@ class DownRequest(msgspec.Struct, frozen=True, tag="down", tag_field="command"):
     profile: str | None = None
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """What `qvpn up` asks for: a tunnel."""
+
+    profile: str
+    mode: RouteMode
+    destinations: tuple[str, ...]
+    excluded: tuple[str, ...]
+    kill_switch: KillSwitchMode
+    transport: TransportChoice
+
+    def policy(self) -> RoutePolicy:
+        """The route policy. Raises UsageError."""
+        return profiles.route_policy(self.mode, self.destinations, self.excluded)
+
+
+class ConnectRequest(msgspec.Struct, frozen=True, tag="connect", tag_field="command"):
+    """Connect again while the kill switch blocks, without opening it: StatusReply, how it went."""
+
+    wish: Wish
+
+
 class ExplainRequest(msgspec.Struct, frozen=True, tag="explain", tag_field="command"):
     """Answered by ExplainReply."""
 
     #: An IPv4 or IPv6 address.
     destination: str
+
+
+class SignInRequest(msgspec.Struct, frozen=True, tag="sign-in", tag_field="command"):
+    """Let a browser out to the captive portal; answered by SignInReply."""
+
+    #: For so many seconds.
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=600)]
 
 
 class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="reply"):
@@ -58,6 +90,13 @@ class ExplainReply(msgspec.Struct, frozen=True, tag="explain", tag_field="reply"
     words: str
 
 
+class SignInReply(msgspec.Struct, frozen=True, tag="sign-in", tag_field="reply"):
+    """A browser gets out now."""
+
+    #: What to open in it.
+    url: str
+
+
 class Done(msgspec.Struct, frozen=True, tag="done", tag_field="reply"):
     """It is done."""
 
@@ -70,8 +109,8 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
     hint: str = ""
 
 
-Request = StatusRequest | DownRequest | ExplainRequest
-Reply = StatusReply | ExplainReply | Done | Refusal
+Request = StatusRequest | DownRequest | ConnectRequest | ExplainRequest | SignInRequest
+Reply = StatusReply | ExplainReply | SignInReply | Done | Refusal
 Answer = Callable[[Request], Awaitable[Reply]]
 
 _requests = msgspec.json.Decoder(Request)

@@ -14,7 +14,8 @@ from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.profiles import Profile
 from qvpn_core.errors import QvpnError
-from qvpn_core.transport.interface import Headers
+from qvpn_core.transport.dial import RequestMaker
+from qvpn_core.transport.interface import Headers, Request
 from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
@@ -30,6 +31,22 @@ async def prover(profile: Profile) -> Prover:
     # A desktop's password store may ask its owner first.
     key = await asyncio.to_thread(keys.load, profile.name, profile.key)
     return lambda exporter, origin: authenticate(key, exporter, origin)
+
+
+async def request_maker(profile: Profile) -> RequestMaker:
+    """What makes the request for a tunnel, once there is a connection to sign for.
+
+    Raises KeyUnavailable.
+    """
+    authority, path = profile.resource
+    origin = Origin.of("https", authority)
+    prove = await prover(profile)
+
+    def make(exporter: Exporter) -> Request:
+        headers = (("authorization", prove(exporter, origin)),)
+        return Request("CONNECT", "https", authority, path, "connect-ip", headers)
+
+    return make
 
 
 def learn_pins(profile: Profile, headers: Headers) -> Profile:

@@ -28,8 +28,8 @@ from qvpn_core.auth.invite_text import find_invite
 from qvpn_core.client import keys, profiles
 from qvpn_core.client.profiles import Profile
 from qvpn_core.errors import GatewayUnreachable, NameNotResolved, QvpnError, TunnelLost
-from qvpn_core.transport.dial import fetch
 from qvpn_core.transport.interface import Request
+from qvpn_core.transport.reach import fetch
 from qvpn_core.transport.trust import Trust, parse_pin
 
 #: Statuses under which the gateway's answer is about the invite.
@@ -94,6 +94,7 @@ async def _ask(gateway: Gateway, invite: Invite, key: DeviceKey) -> Enrolment:
                 trust=Trust(pins=invite.pins),
                 make=partial(_request, invite, key, authority),
                 limit=MAX_BODY,
+                transports=("quic", "tls"),
             )
         except TunnelLost:
             if attempt + 1 == _ATTEMPTS:
@@ -132,8 +133,8 @@ def _profile(
 ) -> Profile:
     # Only a gateway that was found by a pin may name others.
     pins = (enrolment.pins or invite.pins) if invite.pins else ()
-    routes = profiles.parse_networks(enrolment.routes)
-    policy = profiles.route_policy("only" if routes else "all", routes, ())
+    routes = enrolment.routes
+    policy = profiles.route_policy("only" if routes else "all", routes)
     return Profile(
         name=name,
         host=gateway.host,

@@ -6,6 +6,7 @@ The lock dies with the process that holds it, so there is nothing stale to clean
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import msgspec
 from qvpn_core.client import paths
 from qvpn_core.client.status import Status
 from qvpn_core.errors import QvpnError, UsageError
+from qvpn_core.helper.rundir import owner
 
 _status = msgspec.json.Decoder(Status)
 
@@ -54,6 +56,17 @@ def wait_until_gone(timeout: float) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)
+
+
+def other_user() -> str | None:
+    """Who else has a tunnel up on this machine: a name, or a number without one."""
+    holder = owner()
+    if holder is None or holder.uid == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(holder.uid).pw_name
+    except KeyError:
+        return f"user {holder.uid}"
 
 
 def keep_failure(status: Status) -> None:

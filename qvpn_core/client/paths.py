@@ -2,8 +2,8 @@
 
 `QVPN_CONFIG_DIR`, `QVPN_STATE_DIR` and `QVPN_RUNTIME_DIR` win. Otherwise a user has the directories
 of the XDG Base Directory Specification, and root has those of the system: `/etc/qvpn`,
-`/var/lib/qvpn`, `/run/qvpn`. Root ignores `XDG_*` and `HOME` on purpose: `su` and some set-ups of
-`sudo` pass on the user's, and root must not leave files of its own in a user's directories.
+`/var/lib/qvpn`, `/run/qvpn/root`. Root ignores `XDG_*` and `HOME` on purpose: `su` and some set-ups
+of `sudo` pass on the user's, and root must not leave files of its own in a user's directories.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def runtime_dir() -> Path:
         "XDG_RUNTIME_DIR",
         # Without a login session there is no runtime directory; the state directory is private too.
         "~/.local/state",
-        Path("/run/qvpn"),
+        # Beside the helper's files, into which everybody may look.
+        Path("/run/qvpn/root"),
     )
 
 

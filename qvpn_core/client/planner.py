@@ -11,25 +11,37 @@ scope of an address keeps out. Then, the first line that applies::
 
 "Must not leak" is what ``only`` names explicitly, and under ``all`` a whole IP version that a full
 tunnel lacks. On-link subnets get no exemption: a hostile DHCP server chooses those. Whoever wants
-the printer of the LAN excludes its subnet.
+the printer of the LAN excludes its subnet, or whatever LAN there is; then still only networks that
+can be one (`is_lan`).
+
+With a kill switch, "direct" is for excluded destinations and for what ``only`` does not name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import collapse_addresses, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Network,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import Final, Literal
 
 from qvpn_core.errors import GatewayRefused, PathTooNarrow, UsageError
 from qvpn_core.net.plan import (
     Interface,
     IPAddress,
+    KillSwitch,
     Network,
     NetworkPlan,
     Route,
     RouteReason,
 )
+from qvpn_core.net.survey import Attached
 
 RouteMode = Literal["all", "only", "all-except"]
 
@@ -41,6 +53,10 @@ MIN_IPV6_MTU: Final = 1280
 _WHOLE: Final[dict[int, Network]] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 #: The part of a version's space that counts when asking whether a tunnel is a full one.
 _GLOBAL: Final[dict[int, Network]] = {4: ip_network("0.0.0.0/0"), 6: ip_network("2000::/3")}
+_PRIVATE: Final = tuple(  # RFC 1918 section 3
+    map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
+)
+_UNIQUE_LOCAL: Final = IPv6Network("fc00::/7")  # RFC 4193 section 3.1
 #: Loopback, link-local, multicast and broadcast mean this machine or this link, never a far one.
 _LOCAL_SCOPE: Final[dict[int, tuple[Network, ...]]] = {
     4: tuple(map(ip_network, ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255"))),
@@ -59,6 +75,8 @@ class RoutePolicy:
     mode: RouteMode = "all"
     destinations: tuple[Network, ...] = ()
     excluded: tuple[Network, ...] = ()
+    #: Whether to exclude the networks of whatever LAN this machine is in, too.
+    lan: bool = False
 
     def __post_init__(self) -> None:
         if (self.mode == "only") != bool(self.destinations):
@@ -82,16 +100,10 @@ class SystemState:
 
     #: (address, port) of the gateway as the transport's sockets see it.
     endpoints: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Which way a destination goes and the prefix of our table that says so, if one does."""
-
-    destination: IPAddress
-    way: Literal["tunnel", "direct", "refused"]
-    rule: Network | None
-    words: str
+    #: The networks of this machine's own links.
+    attached: tuple[Attached, ...] = ()
+    #: Priorities of others' rules that decide before ours.
+    rules_before: tuple[int, ...] = ()
 
 
 def plan_network(
@@ -116,10 +128,13 @@ def plan_network(
         for version in (4, 6)
     }
     full = any(_is_full(version, carried[version]) for version in (4, 6))
+    lan = lan_networks(state) if policy.lan else ()
     routes = [
         route
         for version in (4, 6)
-        for route in _table(version, policy, _of(version, offer.routes), carried[version], full)
+        for route in _table(
+            version, policy, _of(version, lan), _of(version, offer.routes), carried[version], full
+        )
     ]
     if len(routes) > MAX_ROUTES:
         raise GatewayRefused(
@@ -130,39 +145,23 @@ def plan_network(
     return NetworkPlan(addresses, mtu, tuple(routes), endpoints)
 
 
-def explain(plan: NetworkPlan, destination: IPAddress) -> Explanation:
-    """Which way `destination` goes under `plan`, as the kernel decides for unmarked traffic."""
-    if any(destination == own.ip for own in plan.addresses):
-        words = f"{destination} is this device's own address in the tunnel"
-        return Explanation(destination, "direct", None, words)
-    matching = [route for route in plan.routes if destination in route.prefix]
-    if not matching:
-        words = f"{destination} goes direct: nothing that uses the tunnel covers it"
-        return Explanation(destination, "direct", None, words)
-    route = max(matching, key=lambda route: route.prefix.prefixlen)
-    why = _WORDS[route.reason].format(prefix=route.prefix, version=destination.version)
-    if route.kind == "tunnel":
-        words = f"{destination} uses the tunnel: {why}"
-        return Explanation(destination, "tunnel", route.prefix, words)
-    if route.kind == "throw":
-        words = f"{destination} goes direct: {why}"
-        return Explanation(destination, "direct", route.prefix, words)
-    words = f"{destination} is refused: {why}"
-    return Explanation(destination, "refused", route.prefix, words)
+def plan_kill_switch(policy: RoutePolicy, state: SystemState, *, always: bool) -> KillSwitch:
+    """What `policy` forbids beside the tunnel, whatever the gateway carries, connected or not."""
+    protected = policy.destinations if policy.mode == "only" else None
+    lan = lan_networks(state) if policy.lan else ()
+    return KillSwitch(protected, (*policy.excluded, *lan), lan=policy.lan, always=always)
 
 
-_WORDS: Final[dict[RouteReason, str]] = {
-    "advertised": "the gateway carries {prefix} and the route policy wants it there",
-    "excluded": "the route policy excludes {prefix}",
-    "local-scope": "{prefix} means this machine or its own link",
-    "no-family": "the tunnel carries no IPv{version}, and direct it would leak",
-    "not-advertised": "the route policy wants {prefix} in the tunnel, the gateway lacks it",
-}
+def lan_networks(state: SystemState) -> tuple[Network, ...]:
+    """The networks of this machine's links that can be a LAN, in order, each once."""
+    found = (attached.network for attached in state.attached)
+    return tuple(dict.fromkeys(network for network in found if is_lan(network)))
 
 
 def _table(
     version: int,
     policy: RoutePolicy,
+    lan: tuple[Network, ...],
     advertised: tuple[Network, ...],
     carried: tuple[Network, ...],
     full: bool,
@@ -173,7 +172,7 @@ def _table(
         wanted = _collapse(_of(version, policy.destinations))
     excluded = _collapse(_of(version, policy.excluded))
     local = _LOCAL_SCOPE[version]
-    kept_out = _cover((*excluded, *local))
+    kept_out = _cover((*excluded, *lan, *local))
 
     tunnel = _collapse(_intersection(wanted, carried))
     no_leak: tuple[Network, ...] = ()
@@ -191,14 +190,22 @@ def _table(
     ]
     # An exclusion needs an entry only where a wider entry of ours would catch it.
     caught = _cover([route.prefix for route in routes])
-    by_user = _cover(excluded)
-    routes += [Route(prefix, "throw", "excluded") for prefix in excluded if caught(prefix)]
-    routes += [
-        Route(prefix, "throw", "local-scope")
-        for prefix in local
-        if caught(prefix) and not by_user(prefix)
-    ]
+    reasons: dict[Network, RouteReason] = dict.fromkeys(local, "local-scope")
+    reasons |= dict.fromkeys(lan, "lan")
+    reasons |= dict.fromkeys(excluded, "excluded")
+    routes += [Route(prefix, "throw", why) for prefix, why in reasons.items() if caught(prefix)]
     return routes
+
+
+def is_lan(network: Network) -> bool:
+    """Whether a network on a link may be left out of the tunnel because the user trusts the LAN.
+
+    Whoever runs the DHCP server or router chooses it, and could so pull far hosts out of the tunnel
+    (CVE-2023-36672): it must be private, and no larger than people make a LAN.
+    """
+    if network.version == 6:
+        return network.prefixlen >= 64 and network.subnet_of(_UNIQUE_LOCAL)
+    return network.prefixlen >= 16 and any(map(network.subnet_of, _PRIVATE))
 
 
 def _of(version: int, networks: Iterable[Network]) -> tuple[Network, ...]:

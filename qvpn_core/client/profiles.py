@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,16 +24,26 @@ import msgspec
 from qvpn_core.client import keys, paths
 from qvpn_core.client.keys import KeyPlace
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand, split_template
 from qvpn_core.net.plan import Network
+from qvpn_core.transport.interface import TransportName
 from qvpn_core.transport.trust import Trust, parse_pin
 
 DEFAULT_PORT = 443
 PUBLIC_TRUST = Trust()
 ALL_ROUTES = RoutePolicy()
+#: Among exclusions: the networks of the LAN, whatever they are.
+LAN_WORD = "lan"
 TransportChoice = Literal["auto", "quic", "tls"]
+#: What is tried for a choice, first things first.
+TRANSPORTS: Final[dict[TransportChoice, tuple[TransportName, ...]]] = {
+    "auto": ("quic", "tls"),
+    "quic": ("quic",),
+    "tls": ("tls",),
+}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
@@ -58,6 +68,9 @@ class Profile:
     #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
+    kill_switch: KillSwitchMode = "off"
+    #: Whether to use the name servers that the gateway offers.
+    dns: bool = True
     transport: TransportChoice = "auto"
 
     @property
@@ -94,6 +107,11 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     mode: RouteMode = "all"
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    kill_switch: KillSwitchMode = "off"
+
+
+class _Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    use: bool = True
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -101,6 +119,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     credential: _Credential
     trust: _Trust = _Trust()
     routes: _Routes = _Routes()
+    dns: _Dns = _Dns()
 
 
 def make_profile(
@@ -164,6 +183,8 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
             networks.append(ip_network(text))
         except ValueError as error:
             hint = f"did you mean {_widened(text)}" if "host bits" in str(error) else ""
+            if text == LAN_WORD:
+                hint = "only --except knows it"
             raise UsageError(
                 f"{text!r} is not a network", hint or "write it as 192.0.2.0/24 or 2001:db8::/32"
             ) from None
@@ -260,13 +281,22 @@ def names() -> list[str]:
 
 
 def route_policy(
-    mode: RouteMode, destinations: Iterable[Network], excluded: Iterable[Network]
+    mode: RouteMode, destinations: Iterable[str] = (), excluded: Iterable[str] = ()
 ) -> RoutePolicy:
-    """A route policy from its parts; the mode follows when there is something to exclude."""
+    """A route policy from what a person writes; in `excluded`, LAN_WORD is whatever LAN there is.
+
+    The mode follows when there is something to exclude. Raises UsageError.
+    """
     excluded = tuple(excluded)
     if mode == "all" and excluded:
         mode = "all-except"
-    return RoutePolicy(mode, tuple(destinations), excluded)
+    networks = parse_networks(text for text in excluded if text != LAN_WORD)
+    return RoutePolicy(mode, parse_networks(destinations), networks, lan=LAN_WORD in excluded)
+
+
+def excluded_words(policy: RoutePolicy) -> tuple[str, ...]:
+    """The exclusions of a policy as `route_policy` reads them."""
+    return (*((LAN_WORD,) if policy.lan else ()), *map(str, policy.excluded))
 
 
 def _checked(name: str, file: _File) -> Profile:
@@ -301,9 +331,9 @@ def _checked(name: str, file: _File) -> Profile:
         device=file.credential.device,
         trust=Trust(pins=pins, ca_file=trust.ca_file),
         template=gateway.template,
-        policy=route_policy(
-            routes.mode, parse_networks(routes.destinations), parse_networks(routes.excluded)
-        ),
+        policy=route_policy(routes.mode, routes.destinations, routes.excluded),
+        kill_switch=routes.kill_switch,
+        dns=file.dns.use,
         transport=gateway.transport,
     )
 
@@ -322,8 +352,10 @@ def _to_file(profile: Profile) -> _File:
         routes=_Routes(
             mode=policy.mode,
             destinations=tuple(map(str, policy.destinations)),
-            excluded=tuple(map(str, policy.excluded)),
+            excluded=excluded_words(policy),
+            kill_switch=profile.kill_switch,
         ),
+        dns=_Dns(use=profile.dns),
     )
 
 

@@ -2,7 +2,8 @@
 
 A thin shell around `ConnectIpSession`, the planner and a datapath. It ends what it began, transport
 and datapath; the network it attached stays for the next session, see `attachment.py`. It decides
-nothing about trying again, that is `states.py`.
+nothing about trying again, that is `states.py`, and not which transport is used, that is
+`uplink.py`.
 """
 
 from __future__ import annotations
@@ -11,100 +12,55 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Callable
-from ipaddress import ip_interface, ip_network
+from collections.abc import Callable, Sequence
+from ipaddress import ip_interface
 from typing import NoReturn
 
-from qvpn_core.auth.concealed import Origin
-from qvpn_core.auth.exporter import Exporter
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.credential import learn_pins, prover
-from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
+from qvpn_core.client.captive import Portal, find_portal
+from qvpn_core.client.credential import learn_pins, request_maker
+from qvpn_core.client.dns_policy import choose_dns
+from qvpn_core.client.explain import warnings
+from qvpn_core.client.link import Link
+from qvpn_core.client.moving import Mover, first_to_end
+from qvpn_core.client.networks import Networks
+from qvpn_core.client.planner import (
+    GatewayOffer,
+    RoutePolicy,
+    SystemState,
+    plan_kill_switch,
+    plan_network,
+)
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Status
 from qvpn_core.client.ticketfile import TicketFile
+from qvpn_core.client.uplink import Uplink
 from qvpn_core.datapath.aioquic import AioquicDatapath
-from qvpn_core.datapath.interface import Datapath
 from qvpn_core.errors import (
-    GatewayRefused,
+    CaptivePortal,
     GatewayUnreachable,
-    PermissionMissing,
+    NameNotResolved,
     QvpnError,
-    TunnelLost,
     TunUnavailable,
 )
-from qvpn_core.masque.address import AddressAssign
-from qvpn_core.masque.connect_ip import ConnectIpError, ConnectIpSession, Role
 from qvpn_core.masque.route import ranges_to_prefixes
-from qvpn_core.net.names import FWMARK
-from qvpn_core.net.plan import NetworkPlan
+from qvpn_core.net.dns.plan import DnsPlan
+from qvpn_core.net.plan import KillSwitch, NetworkPlan
+from qvpn_core.net.survey import Survey, survey
 from qvpn_core.net.tun import Tun
-from qvpn_core.transport.dial import RequestMaker, connect
-from qvpn_core.transport.interface import HttpTunnel, Request
+from qvpn_core.transport.dial import resolve
+from qvpn_core.transport.interface import Address, HttpTunnel, TunnelCounters
+from qvpn_core.transport.reach import Target, endpoints_of
 
 log = logging.getLogger("qvpn.session")
 
-#: Seconds that a gateway gets to assign addresses unprompted before we ask. Some peers abort when
-#: asked, and every gateway that means to assign does so with its answer.
-UNPROMPTED = 1.0
-#: Seconds from the gateway's answer to addresses and routes.
-CONFIGURATION = 10.0
-#: Seconds between two looks whether the TUN still exists.
+#: Seconds between two looks whether the TUN still exists, and at the networks around.
 DEVICE_CHECK = 5.0
-
-#: "Any one address" of each version (RFC 9484 section 4.7.2).
-_ANY_ADDRESS = (ip_network("0.0.0.0/32"), ip_network("::/128"))
-
-
-class _Link:
-    """The tunnel's handler: keeps what the peer says, wakes the session, passes packets on.
-
-    Events arrive as soon as the gateway accepts, which is before `connect` returns the tunnel.
-    """
-
-    def __init__(self) -> None:
-        self.connect_ip = ConnectIpSession(Role.CLIENT)
-        #: Set at any change below.
-        self.news = asyncio.Event()
-        self.tunnel: HttpTunnel | None = None
-        self.datapath: Datapath | None = None
-        #: Why the session is over, once it is.
-        self.end: QvpnError | None = None
-        #: The gateway answered a request for addresses with none.
-        self.refused = False
-
-    def capsule_data(self, data: bytes) -> None:
-        if self.end is not None:
-            return
-        try:
-            for event in self.connect_ip.receive(data):
-                if isinstance(event, AddressAssign):
-                    self.refused = bool(event.addresses) and not self.connect_ip.local_addresses
-        except ConnectIpError as error:
-            self._over(error)
-        self.news.set()
-
-    def capsule_end(self) -> None:
-        self._over(TunnelLost("the gateway ended the session"))
-
-    def packets(self, packets: list[bytes]) -> None:
-        if self.datapath is not None:
-            self.datapath.packets(packets)
-
-    def packet_too_big(self, packet: bytes, mtu: int) -> None:
-        if self.datapath is not None:
-            self.datapath.packet_too_big(packet, mtu)
-
-    def mtu_changed(self, mtu: int) -> None:
-        del mtu  # the session reads the latest from the tunnel
-        self.news.set()
-
-    def closed(self, error: QvpnError | None) -> None:
-        self._over(error or TunnelLost("the gateway closed the connection"))
-
-    def _over(self, error: QvpnError) -> None:
-        self.end = self.end or error  # the first reason is the cause of the others
-        self.news.set()
+#: Seconds for which a session whose tunnel ends waits for one that is being opened beside it.
+RESCUE = 5.0
+#: Seconds for which a tunnel that was replaced still receives what was under way.
+HANDOVER = 2.0
 
 
 class Session:
@@ -115,16 +71,27 @@ class Session:
         profile: Profile,
         policy: RoutePolicy,
         attachment: Attachment,
+        mover: Mover,
         *,
+        kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
+        self._kill_switch_mode = kill_switch
+        self._survey = Survey()
+        self._mover = mover
         self._on_up = on_up
-        self._link = _Link()
+        self._link: Link | None = None
+        #: Replaced, and closed soon.
+        self._former: Link | None = None
+        #: What earlier tunnels of this session have moved and dropped.
+        self._past = TunnelCounters()
         self._tun: Tun | None = None
+        #: Why names are asked as they are, in words.
+        self._names = ""
 
     async def run(self) -> NoReturn:
         """Connect, call `on_up` when packets flow, and follow the gateway until the session ends.
@@ -132,28 +99,44 @@ class Session:
         Always ends by an exception: the QvpnError that says why, or the cancellation by which the
         user ends it; the gateway is told either way.
         """
-        await self._attachment.prepare()
-        tunnel = self._link.tunnel = await self._connect()
+        await self._look_around()
+        await self._attachment.prepare(self._kill_switch())
+        helper: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+
+        def lost(error: QvpnError) -> None:
+            if not helper.done():
+                helper.set_exception(error)
+
+        with self._attachment.watched(lost):
+            await first_to_end(self._run(), helper)
+
+    async def _run(self) -> NoReturn:
         try:
-            self.profile = learn_pins(self.profile, tunnel.response_headers)
-            await self._receive_configuration(tunnel)
-            tun = self._tun = await self._attachment.attach(self._plan(tunnel))
-            datapath = self._link.datapath = AioquicDatapath(tun, tunnel)
-            datapath.start(self._own_addresses())
+            link = await self._connect()
+            self.profile = learn_pins(self.profile, link.tunnel.response_headers)
+            await link.configure()
+            tun = self._tun = await self._attachment.attach(*self._plans(link))
+            self._carry(link, tun)
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
-            await self._follow(tunnel, tun, datapath)
+            while True:
+                follow, move = self._follow(link, tun), self._mover.follow(link.tunnel)
+                link = await first_to_end(follow, move)
+                await self._switch(link, tun)
         finally:
-            if self._link.datapath is not None:
+            if self._link is not None and self._link.datapath is not None:
                 self._link.datapath.close()
-            tunnel.close(_error_code(self._link.end))
+            for each in (self._former, self._link):
+                if each is not None:
+                    each.close()
 
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
         link, plan = self._link, self._attachment.plan
-        if link.tunnel is None or link.datapath is None or self._tun is None or plan is None:
+        if link is None or link.datapath is None or self._tun is None or plan is None:
             return Status()
-        tunnel, counters = link.tunnel, link.tunnel.counters
+        tunnel = link.tunnel
+        counters = _sum(self._past, tunnel.counters, link.datapath.counters.dropped)
         return Status(
             transport=tunnel.transport,
             datapath=link.datapath.name,
@@ -166,128 +149,196 @@ class Session:
                 for server in configuration.nameservers
                 for address in server.addresses
             ),
+            resolver=self._resolver(),
             mtu=plan.mtu,
             rtt_ms=round(tunnel.rtt * 1000, 2) if tunnel.rtt else None,
             tx_bytes=counters.tx_bytes,
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
-            drops={**counters.dropped, **link.datapath.counters.dropped},
+            drops=counters.dropped,
+            warnings=warnings(
+                self._policy, plan, self._system(tunnel), self._attachment.kill_switch
+            ),
         )
 
-    async def _connect(self) -> HttpTunnel:
-        profile = self.profile
-        return await connect(
-            profile.host,
-            profile.port,
-            trust=profile.trust,
-            request=await self._request(),
-            handler=self._link,
-            addresses=self._known_addresses(),
-            socket_factory=_marked_socket,
-            tickets=TicketFile(profile.name),
-        )
+    def _resolver(self) -> str:
+        """Who is asked for names, and why, in words."""
+        state = self._attachment.dns
+        if state is None or self._attachment.dns_plan is None:
+            return f"as without the tunnel: {self._names}"
+        if state.error is not None:
+            return f"as without the tunnel: {state.error}"
+        return f"{self._names}, by {state.backend}: {state.reason}"
 
-    async def _request(self) -> RequestMaker:
-        """What makes the request, once there is a connection to sign for. Raises KeyUnavailable."""
-        profile = self.profile
-        authority, path = profile.resource
-        origin = Origin.of("https", authority)
-        prove = await prover(profile)
+    # Connecting
 
-        def make(exporter: Exporter) -> Request:
-            headers = (("authorization", prove(exporter, origin)),)
-            return Request("CONNECT", "https", authority, path, "connect-ip", headers)
+    async def _connect(self) -> Link:
+        """The first link. Raises CaptivePortal when such a one is why there is none."""
+        profile, around = self.profile, self._mover.surroundings
+        request = await request_maker(profile)
 
-        return make
+        async def dial() -> HttpTunnel:
+            if self._link is not None:
+                self._link.close()  # of an attempt that the network's change overtook
+            self._link = await self._uplink.open()
+            return self._link.tunnel
 
-    def _known_addresses(self) -> tuple[str, ...]:
-        """The gateway's addresses while our routes swallow what would resolve its name."""
-        plan = self._attachment.plan
-        return () if plan is None else tuple(str(address) for address, _port in plan.endpoints)
-
-    async def _receive_configuration(self, tunnel: HttpTunnel) -> None:
-        """Wait for addresses and routes. Raises GatewayRefused, and whatever ends the tunnel."""
-        state = self._link.connect_ip
-        deadline = asyncio.get_running_loop().time() + CONFIGURATION
         try:
-            async with asyncio.timeout(UNPROMPTED):
-                await self._until(lambda: bool(state.local_addresses))
-        except TimeoutError:
-            tunnel.send_capsules(state.request_addresses(_ANY_ADDRESS))
+            if not around.addresses:
+                around.addresses = tuple(await self._find(profile.host))
+            self._uplink = Uplink(
+                Target(
+                    profile.host,
+                    profile.trust,
+                    self._attachment.open_socket,
+                    TicketFile(profile.name),
+                ),
+                await endpoints_of(profile.host, profile.port, around.addresses),
+                profile.transport,
+                request,
+                Networks(profile.gateway),
+            )
+            await self._mover.connect(dial)
+        except (GatewayUnreachable, NameNotResolved) as error:
+            portal = await find_portal(self._attachment.open_socket, self._find)
+            if portal is None:
+                raise
+            raise self._behind(portal) from error
+        assert self._link is not None
+        return self._link
+
+    async def _find(self, host: str) -> Sequence[str]:
+        """The addresses of a host outside the tunnel. Raises NameNotResolved."""
+        if not self._shut_in:
+            return [endpoint.address[0] for endpoint in await resolve(host, self.profile.port)]
+        from qvpn_core.client.resolve import resolve as resolve_past
+
+        return await resolve_past(host, self._attachment.open_socket)
+
+    @property
+    def _shut_in(self) -> bool:
+        """Whether routes or a kill switch of ours stop what other programs send."""
+        return self._attachment.plan is not None or self._attachment.kill_switch is not None
+
+    def _behind(self, portal: Portal) -> CaptivePortal:
+        what = "this network lets nobody out before they have signed in"
+        hint = f"open {portal.url} in a browser, then run qvpn up again"
+        if self._shut_in:
+            hint = f"run qvpn sign-in, and open {portal.url} in a browser"
+        return CaptivePortal(what, hint, url=portal.url)
+
+    # Following
+
+    def _carry(self, link: Link, tun: Tun) -> None:
+        """Move packets between the TUN and `link` from now on."""
+        datapath = link.datapath = AioquicDatapath(tun, link.tunnel)
+        datapath.start(self._own_addresses())
+
+    async def _follow(self, link: Link, tun: Tun) -> Link:
+        """Apply what the gateway and the path change, until there is a better link."""
+        better = asyncio.create_task(self._uplink.better(link), name="qvpn better transport")
+        better.add_done_callback(lambda _task: link.news.set())
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._until(
-                    lambda: bool(state.local_addresses and state.peer_routes) or self._link.refused
-                )
-        except TimeoutError:
-            missing = "route" if state.local_addresses else "address"
-            raise GatewayRefused(
-                f"the gateway gave no {missing} within {CONFIGURATION:.0f} seconds",
-                "ask its administrator",
-            ) from None
-        if self._link.refused:
-            raise GatewayRefused("the gateway has no address for us", "ask its administrator")
+            try:
+                await self._keep(link, tun, better)
+            except QvpnError:
+                if self._uplink.moving:
+                    await asyncio.wait([better], timeout=RESCUE)
+                if not better.done() or better.exception() is not None:
+                    raise
+            return better.result()
+        except BaseException:
+            # Nothing goes on behind the session's back, and nothing that was opened stays.
+            better.cancel()
+            await asyncio.wait([better])
+            if not better.cancelled() and better.exception() is None:
+                better.result().close()
+            raise
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait for the peer to make `condition` true. Raises when the tunnel ends first."""
-        while True:
-            self._link.news.clear()
-            if self._link.end is not None:
-                raise self._link.end
-            if condition():
-                return
-            await self._link.news.wait()
-
-    async def _follow(self, tunnel: HttpTunnel, tun: Tun, datapath: Datapath) -> NoReturn:
-        """Apply what the gateway and the path change, until the tunnel ends."""
-        while True:
+    async def _keep(self, link: Link, tun: Tun, better: asyncio.Task[Link]) -> None:
+        while not better.done():
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await self._until(lambda: self._plan(tunnel) != self._attachment.plan)
+                    await link.until(lambda: better.done() or self._plans(link) != self._attached)
             except TimeoutError:
                 _check_device(tun)
-                continue
-            plan = self._plan(tunnel)
-            await self._attachment.attach(plan)
-            datapath.set_addresses(self._own_addresses())
-            log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+                await self._look_around()
+            if not better.done():
+                await self._apply(link)
 
-    def _plan(self, tunnel: HttpTunnel) -> NetworkPlan:
-        state = self._link.connect_ip
+    async def _apply(self, link: Link) -> None:
+        """Make what is planned now so, where it is not."""
+        # A LAN that is left is blocked before its routes go.
+        if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
+            await self._attachment.set_kill_switch(kill_switch)
+        plan, dns = self._plans(link)
+        if (plan, dns) == self._attached:
+            return
+        await self._attachment.attach(plan, dns)
+        assert link.datapath is not None
+        link.datapath.set_addresses(self._own_addresses())
+        log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+
+    async def _switch(self, link: Link, tun: Tun) -> None:
+        """Go on over another link, under the same TUN and addresses."""
+        old, self._link = self._link, link
+        assert old is not None
+        assert old.datapath is not None
+        old.datapath.close()
+        self._past = _sum(self._past, old.tunnel.counters, old.datapath.counters.dropped)
+        self._carry(link, tun)
+        old.datapath = link.datapath  # what is under way on it arrives
+        if self._former is not None:
+            self._former.close()
+        self._former = old
+        asyncio.get_running_loop().call_later(HANDOVER, old.close)
+        log.info("moved from %s to %s", old.tunnel.transport, link.tunnel.transport)
+        self.profile = learn_pins(self.profile, link.tunnel.response_headers)
+        await self._apply(link)
+
+    async def _look_around(self) -> None:
+        """See which networks this machine is attached to now."""
+        try:
+            self._survey = await asyncio.to_thread(survey)
+        except OSError as error:
+            log.warning("the machine's network cannot be seen: %s", error)
+
+    # Planning
+
+    def _system(self, tunnel: HttpTunnel | None = None) -> SystemState:
+        endpoints: tuple[Address, ...] = ()
+        if tunnel is not None:
+            # All of them: the next connection may be to another.
+            endpoints = (tunnel.peer, *self._uplink.addresses)
+        return SystemState(endpoints, self._survey.attached, self._survey.rules_before)
+
+    def _kill_switch(self) -> KillSwitch | None:
+        if self._kill_switch_mode == "off":
+            return None
+        always = self._kill_switch_mode == "always"
+        return plan_kill_switch(self._policy, self._system(), always=always)
+
+    @property
+    def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:
+        return self._attachment.plan, self._attachment.dns_plan
+
+    def _plans(self, link: Link) -> tuple[NetworkPlan, DnsPlan | None]:
+        """What the network and the names should be now."""
+        state = link.connect_ip
         offer = GatewayOffer(
             addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
             routes=ranges_to_prefixes(state.peer_routes),
         )
-        here = SystemState(endpoints=(tunnel.peer,))
-        return plan_network(self._policy, offer, here, tunnel.mtu)
+        plan = plan_network(self._policy, offer, self._system(link.tunnel), link.tunnel.mtu)
+        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
+        self._names = choice.reason
+        return plan, choice.plan
 
     def _own_addresses(self) -> list[bytes]:
         plan = self._attachment.plan
         assert plan is not None
         return [address.ip.packed for address in plan.addresses]
-
-
-async def _marked_socket(family: int, kind: int) -> socket.socket:
-    """A socket whose packets skip our rules, so that the tunnel does not enter itself.
-
-    Raises GatewayUnreachable without this address family, PermissionMissing without rights.
-    """
-    try:
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise GatewayUnreachable(
-            f"this machine cannot reach that kind of address ({error.strerror})",
-            "use the gateway's other address",
-        ) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
-    except OSError as error:
-        sock.close()
-        raise PermissionMissing(
-            f"cannot mark packets ({error.strerror})", "qvpn needs CAP_NET_ADMIN"
-        ) from error
-    return sock
 
 
 def _check_device(tun: Tun) -> None:
@@ -299,6 +350,16 @@ def _check_device(tun: Tun) -> None:
         raise TunUnavailable(f"somebody removed the device {tun.name}", "run qvpn up again")
 
 
-def _error_code(end: QvpnError | None) -> int | None:
-    """The HTTP/3 error code that tells a peer of its own violation; None ends in order."""
-    return end.code if isinstance(end, ConnectIpError) else None
+def _sum(past: TunnelCounters, now: TunnelCounters, drops: dict[str, int]) -> TunnelCounters:
+    """What a session has moved and dropped so far; `drops` are those of the datapath."""
+    total = TunnelCounters(
+        past.tx_packets + now.tx_packets,
+        past.tx_bytes + now.tx_bytes,
+        past.rx_packets + now.rx_packets,
+        past.rx_bytes + now.rx_bytes,
+        dict(past.dropped),
+    )
+    for dropped in (now.dropped, drops):
+        for reason, count in dropped.items():
+            total.drop(reason, count)
+    return total

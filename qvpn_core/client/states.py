@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal
 
 
 class State(StrEnum):
@@ -63,26 +64,27 @@ class Action(StrEnum):
 
 
 class FirewallPolicy(StrEnum):
-    """What a kill switch lets out of this machine, loopback and DHCP apart."""
+    """What leaves this machine beside the tunnel (:mod:`qvpn_core.net.killswitch`)."""
 
-    #: No rules of ours.
+    #: Whatever goes that way: no rules of ours, or those of another session's ``always``.
     OPEN = "open"
-    #: Only the marked packets to the gateway.
-    BLOCK_ALL_BUT_TRANSPORT = "block-all-but-transport"
-    #: Packets into the tunnel, and what carries it, and what the route policy excludes.
-    BLOCK_ALL_BUT_TUNNEL = "block-all-but-tunnel"
-    BLOCK_ALL = "block-all"
+    #: Nothing that the user wants in the tunnel; the tunnel itself and what the user excludes, yes.
+    BLOCK = "block"
 
 
-#: What the firewall does in each state while the kill switch is on; without it, always OPEN.
+#: The user's choice: never; from connecting to disconnecting; until it is unlocked.
+KillSwitchMode = Literal["off", "on", "always"]
+
+#: What the firewall does in each state while the kill switch is ``on``. The rules of BLOCK are the
+#: same in all these states, so there is no moment between two sets of rules.
 FIREWALL: Mapping[State, FirewallPolicy] = MappingProxyType(
     {
         State.DISCONNECTED: FirewallPolicy.OPEN,
-        State.CONNECTING: FirewallPolicy.BLOCK_ALL_BUT_TRANSPORT,
-        State.CONNECTED: FirewallPolicy.BLOCK_ALL_BUT_TUNNEL,
-        State.RECONNECTING: FirewallPolicy.BLOCK_ALL_BUT_TRANSPORT,
-        State.DISCONNECTING: FirewallPolicy.BLOCK_ALL_BUT_TRANSPORT,
-        State.BLOCKED: FirewallPolicy.BLOCK_ALL,
+        State.CONNECTING: FirewallPolicy.BLOCK,
+        State.CONNECTED: FirewallPolicy.BLOCK,
+        State.RECONNECTING: FirewallPolicy.BLOCK,
+        State.DISCONNECTING: FirewallPolicy.BLOCK,
+        State.BLOCKED: FirewallPolicy.BLOCK,
         State.FAILED: FirewallPolicy.OPEN,
     }
 )
@@ -124,7 +126,7 @@ TRANSITIONS: Mapping[tuple[State, Event], Row] = MappingProxyType(
         (State.DISCONNECTING, Event.NETWORK_UP): (State.DISCONNECTING, ()),
         #
         (State.BLOCKED, Event.CONNECT): (State.CONNECTING, (Action.START,)),
-        (State.BLOCKED, Event.DISCONNECT): (State.DISCONNECTED, ()),
+        (State.BLOCKED, Event.DISCONNECT): (State.DISCONNECTED, (Action.RELEASE,)),
         (State.BLOCKED, Event.NETWORK_UP): (State.BLOCKED, ()),
         #
         (State.FAILED, Event.CONNECT): (State.CONNECTING, (Action.START,)),
@@ -174,12 +176,13 @@ class Transition:
 class Machine:
     """The tunnel's state, and when it next wants to try again.
 
+    `kill_switch` is what is in force: its owner changes it when that changes.
     `random` gives floats in [0, 1) for the jitter. `now` is in seconds of any monotonic clock.
     """
 
-    def __init__(self, random: Callable[[], float], *, kill_switch: bool = False) -> None:
+    def __init__(self, random: Callable[[], float], *, kill_switch: KillSwitchMode = "off") -> None:
         self._random = random
-        self._kill_switch = kill_switch
+        self.kill_switch: KillSwitchMode = kill_switch
         self._attempt = 0
         self._connected_at: float | None = None
         self.state = State.DISCONNECTED
@@ -189,7 +192,13 @@ class Machine:
     @property
     def firewall(self) -> FirewallPolicy:
         """What the firewall must enforce now."""
-        return FIREWALL[self.state] if self._kill_switch else FirewallPolicy.OPEN
+        match self.kill_switch:
+            case "off":
+                return FirewallPolicy.OPEN
+            case "on":
+                return FIREWALL[self.state]
+            case "always":
+                return FirewallPolicy.BLOCK
 
     def handle(self, event: Event, now: float) -> Transition:
         """Take one event. Raises ImpossibleTransition and then changes nothing."""
@@ -198,15 +207,20 @@ class Machine:
             after, actions = TRANSITIONS[before, event]
         except KeyError:
             raise ImpossibleTransition(before, event) from None
-        if after is State.FAILED and self._kill_switch:
+        if after is State.FAILED and self.kill_switch != "off":
             after = State.BLOCKED
         self.state = after
         self._keep_time(event, before, now)
         return Transition(event, before, after, actions)
 
+    def retry_within(self, seconds: float, now: float) -> None:
+        """Shorten a pause that is longer than that."""
+        if self.retry_at is not None:
+            self.retry_at = min(self.retry_at, now + seconds)
+
     def _keep_time(self, event: Event, before: State, now: float) -> None:
-        if event is Event.CONNECT:
-            self._attempt = 0
+        if event in (Event.CONNECT, Event.NETWORK_UP):
+            self._attempt = 0  # what failed on another network says nothing about this one
         elif event is Event.SESSION_UP:
             self._connected_at = now
         elif before is State.CONNECTED and self.state is State.RECONNECTING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qvpn_core.client.states import State
+from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
 
 
@@ -28,6 +28,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     #: Name servers that the gateway assigned.
     dns: tuple[str, ...] = ()
+    #: Who is asked for which names, and why, in words.
+    resolver: str | None = None
     #: The largest IP packet in bytes that the tunnel takes now.
     mtu: int | None = None
     rtt_ms: float | None = None
@@ -42,3 +44,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
     reason: str | None = None
     error: str | None = None
+    #: What the user chose, and what is in force.
+    kill_switch: KillSwitchMode = "off"
+    firewall: FirewallPolicy = FirewallPolicy.OPEN
+    #: What a person may not expect of the routes on this machine, a line each.
+    warnings: tuple[str, ...] = ()
+    #: Whose tunnel is up on this machine, when it is another user's.
+    other_user: str | None = None

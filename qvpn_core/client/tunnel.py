@@ -18,15 +18,21 @@ from datetime import UTC, datetime
 import msgspec
 
 from qvpn_core.client.attachment import Attachment
-from qvpn_core.client.planner import Explanation, RoutePolicy
+from qvpn_core.client.explain import Explanation
+from qvpn_core.client.moving import LeftBehind, Mover, Surroundings
+from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.session import Session
-from qvpn_core.client.states import Action, Event, Machine, State, Transition
+from qvpn_core.client.states import Action, Event, KillSwitchMode, Machine, State, Transition
 from qvpn_core.client.status import Status
-from qvpn_core.errors import QvpnError
+from qvpn_core.errors import CaptivePortal, QvpnError, UsageError
 from qvpn_core.net.plan import IPAddress
+from qvpn_core.net.watch import Way
 
 log = logging.getLogger("qvpn.tunnel")
+
+#: Seconds between two looks whether a captive portal lets us out: nothing tells when it does.
+PORTAL_RETRY = 5.0
 
 _OVER = frozenset({State.DISCONNECTED, State.FAILED})
 
@@ -57,20 +63,25 @@ class Tunnel:
         self,
         profile: Profile,
         policy: RoutePolicy,
+        kill_switch: KillSwitchMode = "off",
         *,
         random: Callable[[], float] = random.random,
     ) -> None:
         self.profile = profile
         self.policy = policy
+        self.kill_switch = kill_switch
         #: Why the tunnel is not connected, in every state that an error led to.
         self.error: QvpnError | None = None
         self.since = datetime.now(UTC)
         self._machine = Machine(random)
         self._attachment = Attachment()
+        self._surroundings = Surroundings()
+        self._ways: tuple[Way | None, ...] = ()
         self._actions: asyncio.Queue[Action] = asyncio.Queue(maxsize=16)
         self._listeners: list[Callable[[Change], None]] = []
         self._attempt: asyncio.Task[None] | None = None
         self._session: Session | None = None
+        self._mover: Mover | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -88,15 +99,39 @@ class Tunnel:
 
         Raises the QvpnError with which the tunnel failed. Cancelling undoes everything too.
         """
+        self._surroundings.subscribe(self._network_news)
+        self._surroundings.start()
         self._feed(Event.CONNECT)
         try:
             while self.state not in _OVER or not self._actions.empty():
                 await self._perform(await self._actions.get())
         finally:
-            await self._close()
+            self._surroundings.close()
+            try:
+                await self._close()
+            finally:
+                await self._attachment.close()
         if self.state is State.FAILED:
             assert self.error is not None
             raise self.error
+
+    async def connect(
+        self, profile: Profile, policy: RoutePolicy, kill_switch: KillSwitchMode
+    ) -> None:
+        """Connect again from BLOCKED, perhaps otherwise, until that has succeeded or ended."""
+        self.profile, self.policy, self.kill_switch = profile, policy, kill_switch
+        decided = asyncio.Event()
+
+        def on_change(change: Change) -> None:
+            if change.state is not State.CONNECTING:
+                decided.set()
+
+        self._feed(Event.CONNECT)
+        unsubscribe = self.subscribe(on_change)
+        try:
+            await decided.wait()
+        finally:
+            unsubscribe()
 
     def disconnect(self) -> None:
         """End the tunnel; `run` returns when nothing of it is left. Idempotent."""
@@ -106,16 +141,33 @@ class Tunnel:
         """A network came up: a pause between two attempts ends now."""
         self._feed(Event.NETWORK_UP)
 
+    def _network_news(self, slept: float) -> None:
+        """Something around us may have changed; a live session sees to itself."""
+        before, self._ways = self._ways, self._surroundings.ways()
+        if self.state is State.RECONNECTING and any(self._ways):
+            if slept or self._ways != before:
+                self.network_up()
+
+    async def sign_in(self, seconds: int) -> str:
+        """Let a browser out for `seconds`; returns what to open in it. Raises a QvpnError."""
+        if not isinstance(self.error, CaptivePortal):
+            raise UsageError("this network does not ask for signing in")
+        await self._attachment.sign_in(seconds)
+        return self.error.url
+
     def status(self) -> Status:
         """A snapshot for people and programs."""
+        error = self.error or (self._mover.trouble if self._mover else None)
         return msgspec.structs.replace(
             self._session.snapshot() if self._session else Status(),
             state=self.state,
+            kill_switch=self.kill_switch,
+            firewall=self._machine.firewall,
             profile=self.profile.name,
             gateway=self.profile.gateway,
             since=self.since.isoformat(timespec="seconds"),
-            reason=self.error.reason if self.error else None,
-            error=str(self.error) if self.error else None,
+            reason=error.reason if error else None,
+            error=str(error) if error else None,
         )
 
     @property
@@ -124,12 +176,15 @@ class Tunnel:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
 
-    def explain(self, destination: IPAddress) -> Explanation | None:
-        """Which way packets to `destination` go; None while no routes of ours are in place."""
+    def explain(self, destination: IPAddress) -> Explanation:
+        """Which way packets to `destination` go."""
         return self._attachment.explain(destination)
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()
+        # One that could not be put in force blocks nothing, and giving up then is a failure.
+        held = self._attachment.kill_switch is not None
+        self._machine.kill_switch = self.kill_switch if held else "off"
         transition = self._machine.handle(event, now)
         if error is not None or transition.after is State.CONNECTED:
             self.error = error
@@ -137,6 +192,8 @@ class Tunnel:
             self.since = datetime.now(UTC)
         for action in transition.actions:
             self._actions.put_nowait(action)
+        if isinstance(error, CaptivePortal):
+            self._machine.retry_within(PORTAL_RETRY, now)
         self._set_timer()
         for listener in tuple(self._listeners):
             listener(Change(transition, error))
@@ -164,8 +221,14 @@ class Tunnel:
                 await self._attachment.release()
 
     async def _run_session(self) -> None:
+        mover = self._mover = Mover(self._surroundings)
         session = self._session = Session(
-            self.profile, self.policy, self._attachment, on_up=lambda: self._feed(Event.SESSION_UP)
+            self.profile,
+            self.policy,
+            self._attachment,
+            mover,
+            kill_switch=self.kill_switch,
+            on_up=lambda: self._feed(Event.SESSION_UP),
         )
         try:
             await session.run()
@@ -175,9 +238,13 @@ class Tunnel:
             log.exception("the session ended by a defect")
             ended = InternalError(f"qvpn has a defect: {defect!r}", "please report it")
         finally:
+            mover.close()
             self.profile = session.profile
-            self._attempt = self._session = None
+            self._attempt = self._session = self._mover = None
+        self._ways = self._surroundings.ways()
         self._feed(Event.SESSION_LOST if ended.transient else Event.SESSION_REJECTED, ended)
+        if isinstance(ended, LeftBehind) and self.state is State.RECONNECTING:
+            self.network_up()  # it ended because another network is there
 
     async def _close(self) -> None:
         self._cancel_timer()

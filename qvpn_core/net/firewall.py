@@ -55,11 +55,11 @@ def gateway_script(tun: str, pools: Sequence[NatPool], *, isolate: bool) -> str:
             f'iifname != "{tun}" oifname "{tun}" {ip} daddr {pool.network} ct state new drop'
         )
         postrouting.append(f'{ip} saddr {pool.network} oifname != "{tun}" masquerade')
-    return nft.delete_table("inet", GATEWAY_NFT_TABLE) + _table(
+    return nft.delete_table("inet", GATEWAY_NFT_TABLE) + nft.table(
         "inet",
         GATEWAY_NFT_TABLE,
-        _chain("forward", "type filter hook forward priority filter", forward),
-        _chain("postrouting", "type nat hook postrouting priority srcnat", postrouting),
+        nft.chain("forward", forward, "type filter hook forward priority filter"),
+        nft.chain("postrouting", postrouting, "type nat hook postrouting priority srcnat"),
     )
 
 
@@ -68,6 +68,11 @@ def install_client(
 ) -> None:
     """Synchronous; see `client_script`. Replaces an earlier version in one transaction."""
     nft.run(client_script(tun, addresses, endpoints))
+
+
+def client_installed() -> bool:
+    """Whether both of the client's tables are there. Raises NetworkSetupFailed."""
+    return {("inet", CLIENT_NFT_TABLE), ("arp", CLIENT_NFT_TABLE)} <= nft.tables()
 
 
 def client_script(
@@ -95,16 +100,16 @@ def client_script(
     ]
     return (
         remove_client_script()
-        + _table(
+        + nft.table(
             "inet",
             CLIENT_NFT_TABLE,
-            _chain("prerouting", "type filter hook prerouting priority raw", marks + drops),
+            nft.chain("prerouting", marks + drops, "type filter hook prerouting priority raw"),
         )
-        + _table(
+        + nft.table(
             "arp",
             CLIENT_NFT_TABLE,
-            _chain(
-                "input", "type filter hook input priority filter", [f"meta mark set {FWMARK:#x}"]
+            nft.chain(
+                "input", [f"meta mark set {FWMARK:#x}"], "type filter hook input priority filter"
             ),
         )
     )
@@ -117,12 +122,3 @@ def remove_client_script() -> str:
 
 def _ip(value: IPAddress | Network) -> str:
     return "ip" if value.version == 4 else "ip6"
-
-
-def _table(family: str, name: str, *chains: str) -> str:
-    return f"table {family} {name} {{\n" + "".join(chains) + "}\n"
-
-
-def _chain(name: str, head: str, rules: Sequence[str]) -> str:
-    body = "".join(f"    {rule}\n" for rule in rules)
-    return f"  chain {name} {{\n    {head}; policy accept;\n{body}  }}\n"

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_interface, ip_network
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,12 +21,15 @@ from pyroute2.netlink.exceptions import NetlinkError
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
 from qvpn_core.net import sysctl
 from qvpn_core.net.names import FWMARK, PROTOCOL, RULE_PRIORITY, TABLE
-from qvpn_core.net.plan import Interface, Network, Route
+from qvpn_core.net.plan import Interface, Network, Route, RouteKind
 from qvpn_core.net.worker import in_thread
 
 VERSIONS: Final = (4, 6)
 _FAMILY: Final[dict[int, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FIB_RULE_INVERT: Final = 0x2
+_IFF_UP: Final = 0x1  # linux/if.h
+#: rtm_type (linux/rtnetlink.h) of our routes.
+_KIND: Final[dict[int, RouteKind]] = {1: "tunnel", 7: "unreachable", 9: "throw"}
 _IFA_F_NODAD: Final = 0x02
 _IFA_F_NOPREFIXROUTE: Final = 0x200
 #: More rules of ours than anybody could have left behind.
@@ -86,20 +90,47 @@ class Kernel:
                 prefixlen=address.network.prefixlen,
             )
 
-    def set_up(self, index: int) -> None:
-        """Bring the device up."""
+    def addresses(self, index: int) -> set[Interface]:
+        """The addresses of the device."""
+        with _doing("list addresses"):
+            return {
+                ip_interface(
+                    (entry.get("IFA_LOCAL") or entry.get("IFA_ADDRESS"), entry["prefixlen"])
+                )
+                for entry in self._netlink.get_addr(index=index)
+            }
+
+    def set_up(self, index: int) -> bool:
+        """Bring the device up; whether it was down."""
         with _doing("bring the TUN up"):
+            (link,) = self._netlink.get_links(index)
+            if link["flags"] & _IFF_UP:
+                return False
             self._netlink.link("set", index=index, state="up")
+            return True
+
+    def remove_tun(self, name: str) -> None:
+        """Delete the TUN of this name; fine when there is none, or something else has the name."""
+        with _doing(f"remove the device {name}", absent_is_fine=True):
+            for index in self._netlink.link_lookup(ifname=name, kind="tun"):
+                self._netlink.link("del", index=index)
 
     def put_route(self, index: int, route: Route) -> None:
         """Add an entry to our table, or replace the one for the same prefix."""
         with _doing(f"add the {route.kind} route to {route.prefix}"):
             if route.kind == "tunnel":
-                scope = "link" if route.prefix.version == 4 else "universe"
-                way: dict[str, Any] = {"type": "unicast", "oif": index, "scope": scope}
+                # Not scope link: then the kernel would look for others' routers in the tunnel when
+                # a route is added without a device (it looks for a scope nearer than the route's).
+                way: dict[str, Any] = {"type": "unicast", "oif": index, "scope": "universe"}
             else:
                 way = {"type": route.kind}
             self._netlink.route("replace", **_entry(route.prefix), **way)
+
+    def routes(self, version: int) -> dict[Network, RouteKind | None]:
+        """Our table's entries, with a kind where they are of one of ours."""
+        with _doing("list our routes"):
+            entries = list(self._netlink.get_routes(family=_FAMILY[version], table=TABLE))
+        return {_prefix(entry, version): _KIND.get(entry["type"]) for entry in entries}
 
     def delete_route(self, prefix: Network) -> None:
         """Delete our table's entry for `prefix`; fine when there is none."""
@@ -109,14 +140,16 @@ class Kernel:
     def flush_routes(self, version: int) -> None:
         """Delete every route of ours from our table, also while its device takes some with it."""
         for _ in range(_MAX_FLUSHES):
-            try:
-                with _doing("delete our routes"):
-                    self._netlink.flush_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+            with _doing("list our routes"):
+                # The whole list first: the kernel cuts one short that shrinks as it is read.
+                ours = list(
+                    self._netlink.get_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+                )
+            if not ours:
                 return
-            except NetworkSetupFailed as error:
-                # One was gone between the look and its deletion, and those behind it still stand.
-                if _errno(error) not in _ABSENT:
-                    raise
+            for entry in ours:
+                self.delete_route(_prefix(entry, version))
+        raise NetworkSetupFailed(f"IPv{version} routes stay in table {TABLE}", "try again")
 
     def add_rule(self, version: int) -> None:
         """Send unmarked traffic to our table first; fine when the rule exists."""
@@ -126,6 +159,17 @@ class Kernel:
         except NetworkSetupFailed as error:
             if _errno(error) != errno.EEXIST:
                 raise
+
+    def has_rule(self, version: int) -> bool:
+        """Whether our rule is there."""
+        with _doing("list routing rules"):
+            return any(
+                rule.get("FRA_PRIORITY") == RULE_PRIORITY
+                and rule.get("FRA_TABLE") == TABLE
+                and rule.get("FRA_FWMARK") == FWMARK
+                and rule["flags"] & _FIB_RULE_INVERT
+                for rule in self._netlink.get_rules(family=_FAMILY[version])
+            )
 
     def remove_rules(self, version: int) -> None:
         """Remove our rule, however often it is there."""
@@ -158,6 +202,12 @@ def bring_up_now(index: int, addresses: Sequence[Interface]) -> None:
 def _entry(prefix: Network) -> dict[str, Any]:
     family = _FAMILY[prefix.version]
     return {"family": family, "dst": str(prefix), "table": TABLE, "proto": PROTOCOL}
+
+
+def _prefix(entry: Any, version: int) -> Network:
+    """The destination of a route as the kernel lists it."""
+    whole = "0.0.0.0" if version == 4 else "::"
+    return ip_network((entry.get("RTA_DST") or whole, entry["dst_len"]))
 
 
 def _rule(version: int) -> dict[str, Any]:

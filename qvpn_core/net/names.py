@@ -28,4 +28,6 @@ PROTOCOL: Final = 148
 
 #: nftables tables. The client also owns an ``arp`` table of the same name.
 CLIENT_NFT_TABLE: Final = "qvpn_client"
+KILL_SWITCH_NFT_TABLE: Final = "qvpn_kill_switch"
+SIGN_IN_NFT_TABLE: Final = "qvpn_sign_in"
 GATEWAY_NFT_TABLE: Final = "qvpn_gateway"

@@ -27,7 +27,7 @@ Network = IPv4Network | IPv6Network
 RouteKind = Literal["tunnel", "throw", "unreachable"]
 
 #: Why the planner made a route; ``explain`` turns it into words.
-RouteReason = Literal["advertised", "excluded", "local-scope", "no-family", "not-advertised"]
+RouteReason = Literal["advertised", "excluded", "lan", "local-scope", "no-family", "not-advertised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,31 @@ class NetworkPlan:
     def versions(self) -> tuple[int, ...]:
         """The IP versions whose unmarked traffic must meet our table, in order."""
         return tuple(sorted({route.prefix.version for route in self.routes}))
+
+
+@dataclass(frozen=True, slots=True)
+class KillSwitch:
+    """What must not leave beside the tunnel. `exempt` always wins over `protected`."""
+
+    #: None for everything.
+    protected: tuple[Network, ...] | None = None
+    #: What may, because the user keeps it out of the tunnel; the networks of the LAN among it.
+    exempt: tuple[Network, ...] = ()
+    #: Whether the hosts of the link may be searched for, and spoken to by link-local addresses.
+    lan: bool = False
+    #: Whether it outlives session and reboot, until somebody's ``unlock``.
+    always: bool = False
+
+    def blocks(self, destination: IPAddress) -> bool:
+        """Whether a program's packet to `destination` is refused outside the tunnel.
+
+        Speaks of addresses that mean another host; loopback and discovery have rules of their own.
+        """
+        if any(destination in network for network in self.exempt):
+            return False
+        if self.lan and destination.is_link_local:
+            return False
+        return self.protected is None or any(destination in it for it in self.protected)
 
 
 def transition(old: tuple[Route, ...], new: tuple[Route, ...]) -> Iterator[tuple[bool, Route]]:

@@ -1,8 +1,8 @@
 """What can be undone, as data: a closed set of records, each harmless to run twice or in vain.
 
-A record names a thing of ours by a fixed name or number, never a command or a path, so that a
-privileged process may take records from a less trusted one. Running them is
-:mod:`qvpn_core.net.undo`'s work; this module stays light for the guardian's start.
+A record names a thing of ours by a fixed name or number, never a command or a path. It is written
+down before the change that it undoes. Running records is :mod:`qvpn_core.net.undo`'s work; this
+module stays light for the helper's start.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from qvpn_core.net import sysctl
+from qvpn_core.net.dns.records import DnsRecord
 
 
 class RemoveRules(msgspec.Struct, frozen=True, tag="rules"):
@@ -23,7 +24,11 @@ class FlushRoutes(msgspec.Struct, frozen=True, tag="routes"):
 
 
 class RemoveClientFirewall(msgspec.Struct, frozen=True, tag="client-firewall"):
-    """The client's nftables tables."""
+    """The client's nftables tables, but not a kill switch."""
+
+
+class RemoveTun(msgspec.Struct, frozen=True, tag="tun"):
+    """The client's TUN, should somebody still hold it: its holder can make it persistent."""
 
 
 class RestoreSetting(msgspec.Struct, frozen=True, tag="setting"):
@@ -37,10 +42,13 @@ class RestoreSetting(msgspec.Struct, frozen=True, tag="setting"):
         sysctl.check(self.name)
 
 
-Record = RemoveRules | FlushRoutes | RemoveClientFirewall | RestoreSetting
+NetworkRecord = RemoveRules | FlushRoutes | RemoveClientFirewall | RemoveTun | RestoreSetting
+Record = NetworkRecord | DnsRecord
 
-#: What a client can leave behind when even its guardian was killed. The device is never among it.
-CLIENT_LEFTOVERS: Final[tuple[Record, ...]] = (
+#: What carries our names and numbers, whoever left it and whether or not a journal says so. Undone
+#: from its end: without rules the rest is out of use.
+LEFTOVERS: Final[tuple[NetworkRecord, ...]] = (
+    RemoveTun(),
     FlushRoutes(),
     RemoveClientFirewall(),
     RemoveRules(),

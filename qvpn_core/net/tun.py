@@ -61,7 +61,7 @@ class Tun:
             raise _refusal(error, name) from error
         tun = cls(fd, actual, owner)
         try:
-            tun.set_mtu(mtu)
+            set_mtu(actual, mtu)
         except BaseException:
             tun.close()
             raise
@@ -103,17 +103,6 @@ class Tun:
             written += 1
         return written
 
-    def set_mtu(self, mtu: int) -> None:
-        """Change the MTU to `mtu` bytes. Below 1280 the kernel takes IPv6 away from the device."""
-        request = struct.pack("16si12x", self.name.encode(), mtu)
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-                fcntl.ioctl(control, _SIOCSIFMTU, request)
-        except OSError as error:
-            raise NetworkSetupFailed(
-                f"cannot set the MTU of {self.name} to {mtu} ({os.strerror(error.errno or 0)})"
-            ) from error
-
     def close(self) -> None:
         """Remove the device and with it its addresses and routes. Idempotent."""
         fd, self._fd = self._fd, -1
@@ -135,6 +124,21 @@ class Tun:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def set_mtu(name: str, mtu: int) -> None:
+    """Change a device's MTU to `mtu` bytes. Below 1280 the kernel takes IPv6 away from it.
+
+    For root. Raises NetworkSetupFailed.
+    """
+    request = struct.pack("16si12x", name.encode(), mtu)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSIFMTU, request)
+    except OSError as error:
+        raise NetworkSetupFailed(
+            f"cannot set the MTU of {name} to {mtu} ({os.strerror(error.errno or 0)})"
+        ) from error
 
 
 def _open_pytun(name: str | None) -> Any:

@@ -6,27 +6,32 @@ A change is undone from records that were kept *before* it was made (:mod:`qvpn_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from qvpn_core.errors import QvpnError
-from qvpn_core.net import firewall, nft, sysctl
+from qvpn_core.net import dns, firewall, nft, sysctl
 from qvpn_core.net.links import VERSIONS, Kernel
+from qvpn_core.net.names import CLIENT_TUN
 from qvpn_core.net.records import (
     FlushRoutes,
     Record,
     RemoveClientFirewall,
     RemoveRules,
+    RemoveTun,
     RestoreSetting,
 )
 
+R = TypeVar("R", bound=Record)
 
-def run(records: Sequence[Record]) -> list[QvpnError]:
-    """Undo `records` in reverse order; the failures."""
+
+def run(records: Sequence[R]) -> list[tuple[R, QvpnError]]:
+    """Undo `records` in reverse order; those that could not be undone, and why."""
     failures = []
     for record in reversed(records):
         try:
             _undo(record)
         except QvpnError as error:
-            failures.append(error)
+            failures.append((record, error))
     return failures
 
 
@@ -42,5 +47,10 @@ def _undo(record: Record) -> None:
                     kernel.flush_routes(version)
         case RemoveClientFirewall():
             nft.run(firewall.remove_client_script())
+        case RemoveTun():
+            with Kernel() as kernel:
+                kernel.remove_tun(CLIENT_TUN)
         case RestoreSetting(name, previous, ours):
             sysctl.restore(name, previous, ours)
+        case _:
+            dns.restore(record)

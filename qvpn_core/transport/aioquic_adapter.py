@@ -5,12 +5,14 @@ active path, in both directions. aioquic stays the authority for handshake, keys
 connection IDs, timers, loss detection and close; what is added here:
 
 - DATAGRAM frames (RFC 9221) are packed from and unpacked to plain lists, several to a packet, with
-no
-  buffer objects, no events, and no queue inside aioquic, where one frame that is too large would
+  no buffer objects, no events, and no queue inside aioquic, where one frame that is too large would
   block all others for ever;
 - the packet size can change while the connection lives, and padded probes of any size can be sent
   (RFC 9000 section 14.4);
 - flow control follows what owners have read, where aioquic doubles every window that was used;
+- the client can move to another local address, and the server follows it carefully (RFC 9000
+  section 9): what aioquic lacks of that is here, what it has (challenges, the anti-amplification
+  limit, going back to a validated path) is its own;
 - keys are updated before the AEAD's confidentiality limit (RFC 9001 section 6.6);
 - the TLS exporter (RFC 8446 section 7.5), the peer's certificate and the counters can be read.
 
@@ -23,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 from aioquic import tls
@@ -31,11 +34,13 @@ from aioquic.h3.connection import ErrorCode, H3Connection, Setting
 from aioquic.h3.events import H3Event
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.connection import (
     NetworkAddress,
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import CryptoContext, CryptoError, CryptoPair
@@ -44,6 +49,7 @@ from aioquic.quic.packet import (
     QuicFrameType,
     QuicPacketType,
     decode_packet_number,
+    pull_quic_transport_parameters,
     push_ack_frame,
 )
 from aioquic.quic.packet_builder import (
@@ -52,7 +58,7 @@ from aioquic.quic.packet_builder import (
     QuicPacketBuilderStop,
     QuicSentPacket,
 )
-from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
@@ -82,6 +88,11 @@ MAX_BUFFERED_FRAME = 64 << 10
 MAX_STREAM_WINDOW = 1 << 20
 # What the windows of all streams of a connection together may grow by (bytes).
 WINDOW_GROWTH = 16 << 20
+#: Bytes of UDP payload that every QUIC path carries (RFC 9000 section 14).
+BASE_PACKET = 1200
+#: What may be sent to an address that has not been validated, per byte received from there
+#: (RFC 9000 section 8.1).
+AMPLIFICATION = 3
 
 AEAD_TAG = 16
 PACKET_NUMBER = 2  # bytes; what aioquic sends
@@ -159,6 +170,17 @@ class TunnelConnection(QuicConnection):
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
         self.last_received = 0.0  # when the last valid packet of the short way arrived
+        self._unanswered_since = 0.0
+        #: Set when another path is in use than before, by our doing or the peer's; the owner, who
+        #: then asks anew what the path carries, clears it.
+        self.moved = False
+        self._peer_forbids_moving = False
+        #: Whether the path is known to carry `packet_size`.
+        self.size_confirmed = True
+        #: The active path since it was last known to be the peer's.
+        self._settled_path: QuicNetworkPath | None = None
+        self._to_challenge: list[QuicNetworkPath] = []
+        self._challenge_again_at = 0.0
         self._key_update_at = KEY_UPDATE_PACKETS
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
@@ -190,6 +212,13 @@ class TunnelConnection(QuicConnection):
             master = schedule.derive_secret(b"exp master")
             self._exporter = partial(tls_exporter, master, schedule.algorithm)
         super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        super()._parse_transport_parameters(data, from_session_ticket)
+        if not from_session_ticket:
+            # RFC 9000 section 18.2. aioquic reads the parameter and drops it.
+            parameters = pull_quic_transport_parameters(Buffer(data=data))
+            self._peer_forbids_moving = bool(parameters.disable_active_migration)
 
     # What the owner may read
 
@@ -392,12 +421,17 @@ class TunnelConnection(QuicConnection):
 
     @property
     def packet_size(self) -> int:
-        """The largest UDP payload in bytes that is sent now."""
+        """The largest UDP payload in bytes that datagrams are packed to now.
+
+        Setting it says that the path is known to carry so much. After a move it is only hoped for,
+        and everything but datagrams travels in packets of `BASE_PACKET` bytes.
+        """
         return self._max_datagram_size
 
     @packet_size.setter
     def packet_size(self, size: int) -> None:
         self._max_datagram_size = size
+        self.size_confirmed = True
 
     def packet_size_for(self, payload: int) -> int:
         """The UDP payload that carries one DATAGRAM frame of `payload` bytes, alone."""
@@ -451,16 +485,7 @@ class TunnelConnection(QuicConnection):
         def delivered(state: QuicDeliveryState) -> None:
             done(size, state is QuicDeliveryState.ACKED)
 
-        builder = QuicPacketBuilder(
-            host_cid=self.host_cid,
-            is_client=self._is_client,
-            max_datagram_size=size,
-            packet_number=self._packet_number,
-            peer_cid=self._peer_cid.cid,
-            peer_token=self._peer_token,
-            spin_bit=self._spin_bit,
-            version=self._version,  # type: ignore[arg-type]  # known since the handshake
-        )
+        builder = self._builder(size)
         try:
             builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[_ONE_RTT])
             builder.start_frame(QuicFrameType.PING, handler=delivered)
@@ -480,6 +505,19 @@ class TunnelConnection(QuicConnection):
         self.send_ping(0)
         return [(datagram, path.addr) for datagram in datagrams]
 
+    def _builder(self, size: int) -> QuicPacketBuilder:
+        """What builds a datagram of at most `size` bytes for the active path."""
+        return QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            peer_token=self._peer_token,
+            spin_bit=self._spin_bit,
+            version=self._version,  # type: ignore[arg-type]  # known since the handshake
+        )
+
     # Sending
 
     def pack_datagrams(self, pending: deque[bytes], prefix: bytes, now: float) -> Batch:
@@ -491,7 +529,7 @@ class TunnelConnection(QuicConnection):
         `packet_size` at most. Every payload must fit (`max_datagram_payload` less the prefix).
         """
         path = self._network_paths[0]
-        if not pending or not self.established or not path.is_validated:
+        if not pending or not self.established:
             return Batch((), 0, 0)
         number = self._packet_number
         if number >= self._key_update_at:
@@ -501,11 +539,14 @@ class TunnelConnection(QuicConnection):
         space = self._spaces[_ONE_RTT]
         loss = self._loss
         sent_packets = space.sent_packets
+        limit = MAX_UNACKNOWLEDGED - len(sent_packets)
+        if not path.is_validated:
+            # RFC 9000 section 9.3.1: whoever is there may not have asked for it.
+            credit = AMPLIFICATION * path.bytes_received - path.bytes_sent
+            limit = min(limit, credit // self._max_datagram_size)
         room = self._max_datagram_size - self.packet_size_for(0) + 1
         ack = self._ack_frame(space, room - len(prefix) - len(pending[0]) - 3, now)
-        plains, payloads, payload_bytes = self._fill_packets(
-            pending, prefix, room, ack, MAX_UNACKNOWLEDGED - len(sent_packets)
-        )
+        plains, payloads, payload_bytes = self._fill_packets(pending, prefix, room, ack, limit)
         if not plains:
             return Batch((), 0, 0)
         packets = self._seal(crypto, plains, number)
@@ -517,6 +558,8 @@ class TunnelConnection(QuicConnection):
                 self._large_handlers if size >= large else self._small_handlers, _NO_FRAMES,
             )  # fmt: skip
             number += 1
+        if not path.is_validated:
+            path.bytes_sent += sum(map(len, packets))
         if ack:
             space.ack_at = None
             first = sent_packets[self._packet_number]
@@ -530,6 +573,7 @@ class TunnelConnection(QuicConnection):
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
+            self._unanswered_since = now
         return Batch(packets, payloads, payload_bytes)
 
     def _ack_frame(self, space: QuicPacketSpace, room: int, now: float) -> bytes:
@@ -637,6 +681,160 @@ class TunnelConnection(QuicConnection):
             at += _SAMPLE
         return packets
 
+    # Moving
+
+    @property
+    def path_validated(self) -> bool:
+        """Whether the peer is known to be where packets go now; until then few may be sent."""
+        path = self._active_path
+        return path is not None and path.is_validated
+
+    def may_migrate(self) -> bool:
+        """Whether the client may move: handshake confirmed, a connection ID to spare, allowed.
+
+        RFC 9000 sections 9, 9.5 and 18.2. Also not to a server that chose empty connection IDs.
+        """
+        return (
+            self._is_client
+            and self.established
+            and self._handshake_confirmed
+            and bool(self._peer_cid_available)
+            and not self._peer_forbids_moving
+        )
+
+    def migrate(self, addr: NetworkAddress, now: float) -> None:
+        """Use another local address from now on; `addr` is the server as it is seen from there.
+
+        The client's side, and only when `may_migrate`. Does not wait for a validation (RFC 9000
+        section 9.2): it moves because the old path is gone or about to go, and the server's address
+        is known to be good. What arrives on the path before is still read. The next
+        `datagrams_to_send` challenges the new path, in a packet that also makes the server follow.
+        """
+        before = self._network_paths[0]
+        for older in self._network_paths[1:]:
+            if older.peer_cid is not None:
+                self._retire_peer_cid(older.peer_cid)
+        path = QuicNetworkPath(addr, is_validated=True)
+        self._network_paths = [path, before]
+        self.change_connection_id()  # RFC 9000 section 9.5
+        self._begin_path()
+        self._to_challenge = [path]
+
+    def _follow(self, before: QuicNetworkPath | None, host_cid: bytes, now: float) -> None:
+        """The server's side, after a packet: look where the client is now (RFC 9000 section 9.3).
+
+        aioquic has followed it, and will challenge a path that it does not know.
+        """
+        path = self._active_path
+        if path is None:
+            return
+        if not path.is_validated and now >= self._challenge_again_at:
+            # An answer is sent only once and may be lost, although the challenge was acknowledged
+            # (RFC 9000 sections 8.2.1 and 8.2.2). As often as an Initial is sent again.
+            path.local_challenge_sent = False
+            self._challenge_again_at = now + 2 * self._configuration.initial_rtt
+        if path is not before and before is not None and not path.is_validated:
+            if before.is_validated and self.host_cid == host_cid:
+                # Not a move by the client's will, which takes another connection ID: a NAT that
+                # forgot it, or somebody who forwards copies of its packets. RFC 9000 section 9.3.3:
+                # ask on the former path, and whoever is there brings the connection back.
+                self._to_challenge = [before]
+        if path.is_validated and path is not self._settled_path:
+            settled, self._settled_path = self._settled_path, path
+            if settled is not None and settled.addr[0] != path.addr[0]:
+                self._begin_path()
+
+    @property
+    def _active_path(self) -> QuicNetworkPath | None:
+        return self._network_paths[0] if self._network_paths else None
+
+    def _begin_path(self) -> None:
+        """Forget what was learned of another path (RFC 9000 section 9.4).
+
+        What is under way there may still be acknowledged, but says nothing about this one.
+        """
+        loss, space = self._loss, self._spaces[_ONE_RTT]
+        for packet in space.sent_packets.values():
+            packet.in_flight = packet.is_ack_eliciting = False
+            if packet.delivery_handlers is self._large_handlers:
+                packet.delivery_handlers = self._small_handlers
+        space.ack_eliciting_in_flight = 0
+        self._large_lost_in_a_row = 0
+        loss._cc = create_congestion_control(
+            self._configuration.congestion_control_algorithm, max_datagram_size=BASE_PACKET
+        )
+        loss._pacer = QuicPacketPacer(max_datagram_size=BASE_PACKET)
+        loss._rtt_initialized = False
+        loss._rtt_latest = loss._rtt_smoothed = loss._rtt_variance = 0.0
+        loss._rtt_min = inf
+        loss._pto_count = 0
+        self.size_confirmed = False
+        self.moved = True
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """As aioquic's, with our challenges, and small packets where the path is not known yet."""
+        path = self._active_path
+        if path is not None and path.is_validated and self.size_confirmed:
+            if not self._to_challenge:
+                return super().datagrams_to_send(now)
+        size = self._max_datagram_size
+        # A challenge is as large as a packet may be (RFC 9000 section 8.2.1). In one that the new
+        # path does not carry, it would be lost again and again.
+        self._max_datagram_size = min(size, BASE_PACKET)
+        try:
+            sent = self._challenges(now)
+            return sent + super().datagrams_to_send(now)
+        finally:
+            self._max_datagram_size = size
+
+    def _challenges(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """A PATH_CHALLENGE for each path that waits for one, in a packet of its own."""
+        sent: list[tuple[bytes, NetworkAddress]] = []
+        paths, self._to_challenge = self._to_challenge, []
+        for path in paths:
+            if not self.established:
+                break
+            builder = self._builder(BASE_PACKET)
+            builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[_ONE_RTT])
+            self._write_path_challenge_frame(builder, path)
+            if path is self._active_path:
+                # No probing frame, so that the server follows (RFC 9000 section 9.2).
+                builder.start_frame(QuicFrameType.PING)
+            sent += self._flush_builder(builder, path, self._peer_cid.cid, now)
+        return sent
+
+    def _handle_path_challenge_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        super()._handle_path_challenge_frame(context, frame_type, buf)
+        if context.network_path is self._active_path:
+            # RFC 9000 section 9.3.3: not only a probing frame in answer, so that a server which was
+            # led astray comes back.
+            self.send_ping(0)
+
+    # Silence
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the first packet was sent that asks for an answer and since which none came.
+
+        None when the peer owes nothing, or has sent anything since.
+        """
+        return self._unanswered_since if self._ack_eliciting_sent_since_receipt else None
+
+    def probe_timeout(self) -> float:
+        """Seconds after which an answer is late (RFC 9002 section 6.2.1)."""
+        return self._loss.get_probe_timeout()
+
+    def _flush_builder(
+        self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, peer_cid: bytes, now: float
+    ) -> list[tuple[bytes, NetworkAddress]]:
+        asked = self._ack_eliciting_sent_since_receipt
+        sent = super()._flush_builder(builder, network_path, peer_cid, now)
+        if self._ack_eliciting_sent_since_receipt and not asked:
+            self._unanswered_since = now
+        return sent
+
     # Receiving
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
@@ -653,8 +851,17 @@ class TunnelConnection(QuicConnection):
                 index += run
             else:
                 self.control_received = True
-                self.receive_datagram(batch[index], addr, now)
+                self._receive_long(batch[index], addr, now)
                 index += 1
+
+    def _receive_long(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """aioquic's own way, for everything that the short one leaves out."""
+        before, host_cid, close_at = self._active_path, self.host_cid, self._close_at
+        self.receive_datagram(data, addr, now)
+        if self._close_at != close_at:  # which every valid packet moves
+            self.last_received = now
+        if not self._is_client:
+            self._follow(before, host_cid, now)
 
     def _short_run(self, batch: Sequence[bytes], start: int, addr: NetworkAddress) -> int:
         """How many payloads from `start` may take the short way: 1-RTT, on the active path."""

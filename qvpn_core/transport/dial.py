@@ -1,18 +1,20 @@
-"""The client's end of a QUIC connection: `connect` opens a tunnel, `fetch` asks for a resource.
+"""The client's end of a QUIC connection, which waits to be asked; `reach.py` does.
 
-Thin: a socket, a keepalive, and the translation of failures into words. HTTP/3 and everything else
-that is timed is in `http3.py`; the gateway's end is in `listen.py`.
+Thin: a socket and its successors, a keepalive, and the translation of failures into words. HTTP/3
+and everything else that is timed is in `http3.py`; the gateway's end is in `listen.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
@@ -24,7 +26,6 @@ from qvpn_core.errors import (
     CertificateUntrusted,
     GatewayRefused,
     GatewayUnreachable,
-    NameNotResolved,
     QvpnError,
     TunnelLost,
     UsageError,
@@ -46,9 +47,11 @@ from qvpn_core.transport.interface import (
     TransportName,
     TunnelHandler,
 )
+from qvpn_core.transport.liveness import Liveness, Step
+from qvpn_core.transport.resolver import look_up
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpSocket, address_text, connected_udp
+from qvpn_core.transport.udp import UdpPath, address_text, connected_udp
 
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
@@ -60,28 +63,48 @@ RequestMaker = Callable[[Exporter], Request]
 
 _T = TypeVar("_T")
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a gateway: its family, and what `socket.connect` takes."""
+
+    family: int
+    address: NetworkAddress
+
 
 async def open_socket(family: int, kind: int) -> socket.socket:
     """The plain `SocketFactory`, for whoever needs no mark."""
     return socket.socket(family, kind)  # Python's sockets are not inherited (PEP 446)
 
 
+_MTU_SECONDS = 1.0  # for the path MTU, when nobody is in a hurry
 _TLS_ALERT = 0x100  # CRYPTO_ERROR, RFC 9001 section 4.8
 _NO_APPLICATION_PROTOCOL = _TLS_ALERT + 120
 _BAD_CERTIFICATE = _TLS_ALERT + 42
 _CERTIFICATE_ALERTS = range(_TLS_ALERT + 42, _TLS_ALERT + 50)  # RFC 8446 section 6.2
 
 
-class _Dial:
-    """A client's connection with its socket and keepalive."""
+#: Seconds for which packets that were under way to a socket are still read after a move.
+_FORMER_SECONDS = 2.0
+#: Seconds that a handshake gets which only asks whether the gateway answers at all, and between two
+#: of them.
+_STRANGER_SECONDS = 2.0
+_STRANGER_PAUSE = 0.5
+
+
+class QuicDial:
+    """A client's connection with its socket and keepalive; see `reach.Connection`."""
 
     def __init__(
         self,
-        sock: UdpSocket,
-        peer: NetworkAddress,
+        path: UdpPath,
+        endpoint: Endpoint,
         host: str,
         trust: Trust,
         tickets: TicketJar | None,
+        socket_factory: SocketFactory,
     ) -> None:
         configuration = settings.client_configuration(host, trust)
         #: The pin under which the connection that is resumed was made.
@@ -97,42 +120,55 @@ class _Dial:
         )
         self._tickets = tickets
         self._loop = asyncio.get_running_loop()
-        self._socket = sock
-        self._peer = peer
+        self._path = path
+        self._former: UdpPath | None = None
+        self._endpoint = endpoint
+        self._host = host
+        self._socket_factory = socket_factory
         self._trust = trust
         self._keepalive: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
+        self._one_move = asyncio.Lock()
+        self._doubting: asyncio.Task[None] | None = None
         #: Why the connection ended, once it has.
         self.end: asyncio.Future[QvpnError] = self._loop.create_future()
         self.http = Http3Connection(
-            quic, self._send, on_end=self._on_end, blocked=lambda: sock.blocked
+            quic, self._send, on_end=self._on_end, blocked=lambda: self._path.sock.blocked
         )
         self.http.on_handshake = self._check_pin
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self.http.on_silence = self._on_silence
+        self.http.rebind = self.rebind
+        self._loop.add_reader(path.sock.fileno(), self._readable, path)
+
+    @property
+    def peer(self) -> str:
+        """The gateway's address and port as people write them."""
+        return address_text(self._path)
 
     def start(self) -> None:
         """Send the first flight."""
-        self.http.quic.connect(self._peer, self._loop.time())
+        self.http.quic.connect(self._path, self._loop.time())
         self.http.flush()
         self._keepalive = self._loop.call_later(settings.KEEPALIVE, self._keep_alive)
 
-    def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
-        if address != self._peer:
-            return []  # a connected socket; a server's preferred address is not followed
-        refused = self._socket.send(datagrams, None, None)
-        if self._socket.blocked:
-            self._loop.add_writer(self._socket.fileno(), self._writable)
+    def _send(self, datagrams: Sequence[bytes], path: NetworkAddress) -> list[int]:
+        if not isinstance(path, UdpPath) or path.sock.fileno() < 0:
+            return []  # a server's preferred address, which is not followed; a path of before
+        refused = path.sock.send(datagrams, None, None)
+        if path is self._path and path.sock.blocked:
+            self._loop.add_writer(path.sock.fileno(), self._writable, path)
         return refused
 
-    def _writable(self) -> None:
-        self._socket.flush()
-        if not self._socket.blocked:
-            self._loop.remove_writer(self._socket.fileno())
+    def _writable(self, path: UdpPath) -> None:
+        path.sock.flush()
+        if not path.sock.blocked:
+            self._loop.remove_writer(path.sock.fileno())
             self.http.transmit_datagrams()
 
-    def _readable(self) -> None:
+    def _readable(self, path: UdpPath) -> None:
         now = self._loop.time()
         try:
-            received = self._socket.receive()
+            received = path.sock.receive()
         except OSError as error:
             # Only believed before the handshake: anybody can forge ICMP.
             if not self.http.quic.established and error.errno in (
@@ -142,14 +178,102 @@ class _Dial:
             ):
                 self._finish(
                     GatewayUnreachable(
-                        f"nothing answers at {address_text(self._peer)}"
-                        f" ({os.strerror(error.errno)})",
+                        f"nothing answers at {self.peer} ({os.strerror(error.errno)})",
                         "check the address and that the gateway runs",
                     )
                 )
             return
-        self.http.receive([data for data, _sender, _local in received], self._peer, now)
+        self.http.receive([data for data, _sender, _local in received], path, now)
         self.http.flush()
+
+    # Moving
+
+    async def rebind(self, slept: float) -> bool:
+        """See `interface.HttpTunnel.rebind`."""
+        silence = self._loop.time() - self.http.quic.last_received
+        if silence + slept >= settings.IDLE_TIMEOUT or not await self._move():
+            return False
+        if self.http.liveness is not None:
+            self.http.liveness.restart()
+        return True
+
+    async def _move(self) -> bool:
+        async with self._one_move:
+            if not self.http.quic.may_migrate():
+                return False
+            path = await _open_path(self._endpoint, self._socket_factory)
+            if not self.http.quic.may_migrate():  # it ended meanwhile
+                path.sock.close()
+                return False
+            self._forget_former()
+            self._former, self._path = self._path, path
+            self._loop.remove_writer(self._former.sock.fileno())
+            self._forgetting = self._loop.call_later(_FORMER_SECONDS, self._forget_former)
+            self._loop.add_reader(path.sock.fileno(), self._readable, path)
+            self.http.migrate(path)
+            return True
+
+    def _forget_former(self) -> None:
+        former, self._former = self._former, None
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        if former is not None:
+            self._close_socket(former)
+
+    def _close_socket(self, path: UdpPath) -> None:
+        if path.sock.fileno() >= 0:
+            self._loop.remove_reader(path.sock.fileno())
+            self._loop.remove_writer(path.sock.fileno())
+            self._loop.call_soon(path.sock.close)
+
+    def _on_silence(self, step: Step) -> None:
+        if step is Step.GIVE_UP:
+            self._give_up()
+        elif self._doubting is None:
+            self._doubting = asyncio.create_task(self._doubt())
+
+    def _give_up(self) -> None:
+        silence = self._loop.time() - self.http.quic.last_received
+        error = TunnelLost(f"no answer from the gateway for {silence:.0f} seconds")
+        self.http.give_up(error)
+        self._finish(error)
+
+    async def _doubt(self) -> None:
+        """The gateway is silent: try another socket, and see whether it answers strangers.
+
+        One that does, and still not us, has forgotten us; else the path is down, which may pass.
+        """
+        heard = self.http.quic.last_received
+        try:
+            try:
+                await self._move()
+            except QvpnError as error:
+                log.debug("no other socket: %s", error)
+            begin, answered = 0.0, False
+            while not answered:
+                await asyncio.sleep(_STRANGER_PAUSE)
+                if self.http.quic.last_received != heard:
+                    return
+                begin = self._loop.time()
+                answered = await self._answers_strangers()
+            # Long enough for answers to some of the questions that are asked meanwhile.
+            await asyncio.sleep(max(_STRANGER_PAUSE, 2 * (self._loop.time() - begin)))
+            if self.http.quic.last_received == heard:
+                self._give_up()
+        finally:
+            self._doubting = None
+
+    async def _answers_strangers(self) -> bool:
+        try:
+            async with dialled(
+                self._endpoint, self._host, self._trust, _STRANGER_SECONDS, self._socket_factory,
+                lambda _stage: None, None,
+            ) as other:  # fmt: skip
+                other.close()
+        except QvpnError:
+            return False
+        return True
 
     def _new_ticket(self, ticket: SessionTicket) -> None:
         assert self._tickets is not None
@@ -165,7 +289,7 @@ class _Dial:
             self.http.quic.close(error_code=_BAD_CERTIFICATE, reason_phrase="")
             self._finish(
                 CertificateUntrusted(
-                    f"the gateway at {address_text(self._peer)} does not have the pinned key",
+                    f"the gateway at {self.peer} does not have the pinned key",
                     "somebody may be in between; ask the administrator for the gateway's pin",
                 )
             )
@@ -182,7 +306,7 @@ class _Dial:
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
         usable = self.http.ready.exception() is None
-        self._finish(lost(event) if usable else _handshake_error(event, self._peer))
+        self._finish(lost(event) if usable else _handshake_error(event, self._path))
 
     def _finish(self, error: QvpnError) -> None:
         self.fail(error)
@@ -192,15 +316,74 @@ class _Dial:
         if self._keepalive is not None:
             self._keepalive.cancel()
             self._keepalive = None
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
-            self._loop.call_soon(self._socket.close)
+        if self._doubting is not None:
+            self._doubting.cancel()
+        self._forget_former()
+        self._close_socket(self._path)
 
     def fail(self, error: QvpnError) -> None:
         """The tunnel ended before its owner had it: whoever waits for it is told."""
         if not self.end.done():
             self.end.set_result(error)
+
+    async def open(
+        self,
+        request: Request | RequestMaker,
+        handler: TunnelHandler,
+        on_stage: StageHandler = lambda stage: None,
+    ) -> HttpTunnel:
+        """Ask for a tunnel; the connection closes with it. Raises as `reach.connect`."""
+        if not isinstance(request, Request):
+            request = request(self.http.quic.export_keying_material)
+        on_stage("authenticating")
+        wrapped = ClosingHandler(handler, self)
+        asking = asyncio.ensure_future(self.http.request(request, wrapped))
+        tunnel = await self._answered(asking)
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+        self.http.liveness = Liveness()
+        wrapped.open = True
+        return tunnel
+
+    async def fetch(
+        self, make: Callable[[Exporter], tuple[Request, bytes]], limit: int
+    ) -> Response:
+        """Make one ordinary request, then close. Raises as `reach.fetch`."""
+        request, body = make(self.http.quic.export_keying_material)
+        response = await self._answered(
+            asyncio.ensure_future(self.http.fetch(request, body, limit))
+        )
+        self.close()
+        return response
+
+    async def proven(self) -> None:
+        """Wait until the path carries what a tunnel needs, and for its MTU if that comes soon.
+
+        Raises PathTooNarrow, TunnelLost.
+        """
+        if not await self._unless_ended(self.http.path_usable):
+            raise too_narrow()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MTU_SECONDS):
+                await self.http.path_known.wait()
+
+    def share(self) -> QuicClient:
+        """Keep the connection, for any number of requests."""
+        self.http.liveness = Liveness()
+        return QuicClient(self)
+
+    async def is_gateway(self) -> bool:
+        """Wait for the handshake and the peer's settings: whether it takes tunnels."""
+        return await self._unless_ended(self.http.ready)
+
+    async def _answered(self, answer: asyncio.Future[_T]) -> _T:
+        try:
+            return await self._unless_ended(answer)
+        except Refused as refused:
+            raise refusal(refused.status) from None
+
+    async def _unless_ended(self, wanted: asyncio.Future[_T]) -> _T:
+        return await unless_ended(self.end, wanted)
 
     def close(self, reason: str = "") -> None:
         """Tell the peer, and give everything back."""
@@ -210,10 +393,16 @@ class _Dial:
         self._release()
 
 
-class _ClosingHandler:
+class _Dial(Protocol):
+    def close(self) -> None: ...
+
+    def fail(self, error: QvpnError) -> None: ...
+
+
+class ClosingHandler:
     """Forwards to the owner's handler, and closes the connection when its only tunnel ends.
 
-    An end before `open` is set is the failure of `connect`, and not told to the handler.
+    An end before `open` is set is the failure of `open`, and not told to the handler.
     """
 
     def __init__(self, handler: TunnelHandler, dial: _Dial) -> None:
@@ -234,130 +423,11 @@ class _ClosingHandler:
             self._dial.fail(error or TunnelLost("the gateway closed the tunnel at once"))
 
 
-async def connect(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    addresses: Sequence[str] = (),
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-    on_stage: StageHandler = lambda stage: None,
-    tickets: TicketJar | None = None,
-) -> HttpTunnel:
-    """Open a tunnel: resolve, shake hands, check trust, prove the path, ask.
-
-    Tries the host's addresses in the resolver's order, sharing `timeout` (seconds). `addresses` of
-    an earlier session spare the resolver, which may itself be behind the tunnel; the certificate
-    is checked against `host` all the same. Closing the tunnel closes its connection. With `tickets`
-    the handshake is shorter when the gateway remembers the last one.
-
-    Raises NameNotResolved, GatewayUnreachable, CertificateUntrusted, AuthenticationFailed,
-    GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
-    `closed` is called only for a tunnel that was returned.
-    """
-    on_stage("resolving")
-    endpoints = [
-        endpoint for name in addresses or (host,) for endpoint in await _resolve(name, port)
-    ]
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        remaining = deadline - asyncio.get_running_loop().time()
-        share = remaining / (len(endpoints) - index)
-        try:
-            return await _connect_to(
-                family, address, host, trust, request, handler, share, socket_factory, on_stage,
-                tickets,
-            )  # fmt: skip
-        except GatewayUnreachable as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, NetworkAddress]]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
-        )
-    except (socket.gaierror, ValueError) as error:
-        raise NameNotResolved(
-            f"cannot find the address of {host}", "check the name and this machine's DNS"
-        ) from error
+async def resolve(host: str, port: int) -> list[Endpoint]:
+    """The addresses of a gateway, the resolver's first choice first. Raises NameNotResolved."""
+    found = await look_up(host, port, socket.SOCK_DGRAM)
     unique = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
-    return [(family, address) for family, address in unique]
-
-
-async def _connect_to(
-    family: int,
-    address: NetworkAddress,
-    host: str,
-    trust: Trust,
-    request: Request | RequestMaker,
-    handler: TunnelHandler,
-    timeout: float,
-    socket_factory: SocketFactory,
-    on_stage: StageHandler,
-    tickets: TicketJar | None,
-) -> HttpTunnel:
-    async with _dialled(
-        family, address, host, trust, timeout, socket_factory, on_stage, tickets
-    ) as dial:
-        if not isinstance(request, Request):
-            request = request(dial.http.quic.export_keying_material)
-        on_stage("authenticating")
-        wrapped = _ClosingHandler(handler, dial)
-        tunnel = await _unless_ended(
-            dial, asyncio.ensure_future(dial.http.request(request, wrapped))
-        )
-        if not await _unless_ended(dial, dial.http.path_usable):
-            raise too_narrow()
-        wrapped.open = True
-        return tunnel
-
-
-async def fetch(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    make: Callable[[Exporter], tuple[Request, bytes]],
-    limit: int,
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-) -> Response:
-    """Make one ordinary request with its content on a connection of its own.
-
-    `limit` bounds the answer's content in bytes. Raises as `connect` does, and ProtocolViolation
-    for a longer answer, and TunnelLost when the connection ends before the answer: the request may
-    have been acted upon.
-    """
-    endpoints = await _resolve(host, port)
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
-        sent = False
-        try:
-            async with _dialled(
-                family, address, host, trust, share, socket_factory, lambda stage: None, None
-            ) as dial:
-                request, body = make(dial.http.quic.export_keying_material)
-                sent = True
-                response = await _unless_ended(
-                    dial, asyncio.ensure_future(dial.http.fetch(request, body, limit))
-                )
-                dial.close()
-                return response
-        except GatewayUnreachable as error:
-            if sent:
-                raise
-            failure = failure or error
-    assert failure is not None
-    raise failure
+    return [Endpoint(family, address) for family, address in unique]
 
 
 class QuicClient:
@@ -365,7 +435,7 @@ class QuicClient:
 
     transport: TransportName = "quic"
 
-    def __init__(self, dial: _Dial) -> None:
+    def __init__(self, dial: QuicDial) -> None:
         self._dial = dial
 
     @property
@@ -395,109 +465,85 @@ class QuicClient:
             raise self._dial.end.result()
 
 
-async def open_connection(
-    host: str,
-    port: int,
-    *,
-    trust: Trust,
-    timeout: float = settings.HANDSHAKE_TIMEOUT,
-    socket_factory: SocketFactory = open_socket,
-    on_stage: StageHandler = lambda stage: None,
-    tickets: TicketJar | None = None,
-) -> QuicClient:
-    """A connection for any number of requests; as `connect` in all else.
-
-    It proves no path: what carries no IP packets does without a minimum. Raises NameNotResolved,
-    GatewayUnreachable, CertificateUntrusted, GatewayRefused, UsageError.
-    """
-    on_stage("resolving")
-    endpoints = await _resolve(host, port)
-    deadline = asyncio.get_running_loop().time() + timeout
-    failure: QvpnError | None = None
-    for index, (family, address) in enumerate(endpoints):
-        share = (deadline - asyncio.get_running_loop().time()) / (len(endpoints) - index)
-        try:
-            async with _dialled(
-                family, address, host, trust, share, socket_factory, on_stage, tickets
-            ) as dial:
-                return QuicClient(dial)
-        except GatewayUnreachable as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-@asynccontextmanager
-async def _dialled(
-    family: int,
-    address: NetworkAddress,
-    host: str,
-    trust: Trust,
-    timeout: float,
-    socket_factory: SocketFactory,
-    on_stage: StageHandler,
-    tickets: TicketJar | None,
-) -> AsyncIterator[_Dial]:
-    """A connection that is ready for requests; it is closed when what is done inside fails.
-
-    `timeout` seconds are for all of it.
-    """
-    sock = await socket_factory(family, socket.SOCK_DGRAM)
+async def _open_path(endpoint: Endpoint, socket_factory: SocketFactory) -> UdpPath:
+    """A socket of its own to an address. Raises GatewayUnreachable, and what the factory raises."""
+    address = endpoint.address
+    sock = await socket_factory(endpoint.family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
-        udp = connected_udp(sock)
+        return UdpPath(address[0], address[1], connected_udp(sock))
     except OSError as error:
         sock.close()
         raise GatewayUnreachable(
             f"cannot send to {address_text(address)} ({error.strerror})",
             "check this machine's network connection",
         ) from error
+
+
+@asynccontextmanager
+async def dialled(
+    endpoint: Endpoint,
+    host: str,
+    trust: Trust,
+    timeout: float,
+    socket_factory: SocketFactory,
+    on_stage: StageHandler,
+    tickets: TicketJar | None,
+) -> AsyncIterator[QuicDial]:
+    """A connection that is ready for requests; it is closed when what is done inside fails.
+
+    `timeout` seconds are for all of it. Raises GatewayUnreachable, CertificateUntrusted,
+    GatewayRefused, UsageError.
+    """
+    path = await _open_path(endpoint, socket_factory)
     try:
-        dial = _Dial(udp, address, host, trust, tickets)
+        dial = QuicDial(path, endpoint, host, trust, tickets, socket_factory)
     except (OSError, ValueError) as error:
-        udp.close()
-        why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
-        raise UsageError(
-            f"cannot read the certification authorities in {trust.ca_file} ({why})",
-            "give an existing PEM file",
-        ) from error
+        path.sock.close()
+        raise authorities_error(trust, error) from error
     try:
         on_stage("handshake")
         dial.start()
         async with asyncio.timeout(timeout):
-            if not await _unless_ended(dial, dial.http.ready):
+            if not await dial.is_gateway():
                 raise GatewayRefused(
-                    f"the server at {address_text(address)} offers no IP tunnels",
+                    f"the server at {dial.peer} offers no IP tunnels",
                     "check that the address is that of a qvpn gateway",
                 )
             yield dial
     except TimeoutError:
         dial.close()
         raise GatewayUnreachable(
-            f"no answer from {address_text(address)} within {timeout:.0f} seconds",
+            f"no answer from {dial.peer} within {timeout:.0f} seconds",
             "check the address, that the gateway runs, and that UDP is not blocked",
         ) from None
-    except Refused as refused:
-        dial.close()
-        raise refusal(refused.status) from None
     except BaseException:
         dial.close()
         raise
 
 
-async def _unless_ended(dial: _Dial, wanted: asyncio.Future[_T]) -> _T:
+async def unless_ended(end: asyncio.Future[QvpnError], wanted: asyncio.Future[_T]) -> _T:
     """The result of `wanted`, unless the connection ends first: then its reason is raised."""
     try:
-        await asyncio.wait((wanted, dial.end), return_when=asyncio.FIRST_COMPLETED)
-        if dial.end.done():
-            raise dial.end.result()
+        await asyncio.wait((wanted, end), return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            raise end.result()
         return wanted.result()
     finally:
         wanted.cancel()
 
 
+def authorities_error(trust: Trust, error: OSError | ValueError) -> UsageError:
+    """What to say when the certification authorities cannot be read."""
+    why = error.strerror if isinstance(error, OSError) else "no certificates in PEM"
+    return UsageError(
+        f"cannot read the certification authorities in {trust.ca_file} ({why})",
+        "give an existing PEM file",
+    )
+
+
 def refusal(status: int | None) -> QvpnError:
-    """Why a gateway that is reached opens nothing, by the status of its answer."""
+    """What a gateway means that answers a request for a tunnel with `status`, None for a reset."""
     if status in (401, 403, 404, 405, 407):
         # A gateway shows callers without a valid credential an ordinary web site.
         return AuthenticationFailed(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from aioquic.h3 import events as h3_events
@@ -34,9 +35,11 @@ from qvpn_core.transport.interface import (
     TunnelCounters,
     TunnelHandler,
 )
+from qvpn_core.transport.liveness import Liveness, Step
 from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
 from qvpn_core.transport.streams import ByteStream
+from qvpn_core.transport.udp import UdpPath
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,8 @@ TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
 
 _T = TypeVar("_T")
-#: Sends UDP payloads to an address; returns the sizes that the local interface refuses.
-Send = Callable[[Sequence[bytes], NetworkAddress], list[int]]
+#: Sends UDP payloads on a path; returns the sizes that the local interface refuses.
+Send = Callable[[Sequence[bytes], UdpPath], list[int]]
 
 
 class Http3Tunnel:
@@ -83,6 +86,11 @@ class Http3Tunnel:
     def rtt(self) -> float:
         return self._connection.quic.rtt
 
+    @property
+    def silence(self) -> float:
+        since = self._connection.quic.unanswered_since
+        return 0.0 if since is None else max(0.0, self._connection.now() - since)
+
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
             self._connection.send_data(self._stream_id, data)
@@ -105,6 +113,12 @@ class Http3Tunnel:
                 self.counters.drop(TOO_BIG)
                 if self._handler is not None:
                     self._handler.packet_too_big(packet, mtu)
+
+    def hold(self) -> None:
+        self._connection.hold()
+
+    async def rebind(self, slept: float = 0.0) -> bool:
+        return self._handler is not None and await self._connection.rebind(slept)
 
     def close(self, error: int | None = None) -> None:
         if self._handler is not None:
@@ -134,7 +148,7 @@ class Http3Tunnel:
         # What was queued for a wider path must not wait for ever at the head of the queue.
         waiting = list(self.queue.pending)
         if waiting and max(map(len, waiting)) > mtu:
-            self.queue = SendQueue()
+            self.queue.clear()
             self._refuse_oversize(waiting, mtu)
             self.queue.push(
                 [packet for packet in waiting if len(packet) <= mtu], self._connection.now()
@@ -245,6 +259,15 @@ class Http3Connection:
         self._transmit_due = True
         self._ended = False
         self._pmtud: PathMtuDiscovery | None = None
+        self._floor = 0
+        self._search = 0  # counts paths: news of a probe on another one is none
+        self._held = False  # whether there is no path to send on
+        #: At the client: judges whether the peer's silence means something.
+        self.liveness: Liveness | None = None
+        #: At the client: what a silence calls for, `Step.DOUBT` or `Step.GIVE_UP`.
+        self.on_silence: Callable[[Step], None] = lambda step: None
+        #: At the client: see `interface.HttpTunnel.rebind`.
+        self.rebind: Callable[[float], Awaitable[bool]] = _stay
         self.tunnels: dict[int, Http3Tunnel] = {}
         self.streams: dict[int, ByteStream] = {}
         self._transmit_soon: asyncio.Handle | None = None
@@ -258,6 +281,8 @@ class Http3Connection:
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         #: Done when the path is known to carry the smallest useful packet, or not to.
         self.path_usable: asyncio.Future[bool] = self._loop.create_future()
+        #: Set when the first search for the path MTU is over.
+        self.path_known = asyncio.Event()
         #: Called when the handshake is complete, before anything else happens.
         self.on_handshake: Callable[[], None] = lambda: None
         #: At the gateway: called when a request was accepted as a tunnel or a stream.
@@ -352,13 +377,16 @@ class Http3Connection:
         if self._receiving or self._ended:
             return  # the flush after the batch does it
         now = self.now()
+        waiting = self._held or not self.quic.path_validated
         for tunnel in self.tunnels.values():
             queue = tunnel.queue
             if not queue.pending or self._blocked():
                 continue
-            expired = queue.expire(now)
+            expired = queue.expire(now, patient=waiting)
             if expired:
                 tunnel.counters.drop(EXPIRED, expired)
+            if self._held:
+                continue
             batch = self.quic.pack_datagrams(queue.pending, tunnel.prefix, now)
             if batch.payloads:
                 queue.taken(batch.payloads)
@@ -382,6 +410,9 @@ class Http3Connection:
         pmtud_at = self._pmtud.timer if self._pmtud is not None else None
         if at is None or (pmtud_at is not None and pmtud_at < at):
             at = pmtud_at
+        silence_at = self._silence_due()
+        if silence_at is not None and (at is None or silence_at < at):
+            at = silence_at
         if at is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -401,7 +432,36 @@ class Http3Connection:
         at = self.quic.get_timer()
         if at is not None and now >= at:
             self.quic.handle_timer(now)
+        self._judge_silence(now)
         self.flush()
+
+    # Moving
+
+    def hold(self) -> None:
+        """There is no path: keep what is to be sent, and blame nobody for silence."""
+        self._held = True
+
+    def migrate(self, path: UdpPath) -> None:
+        """Go on over another path; only when `quic.may_migrate`."""
+        self._held = False
+        self.quic.migrate(path, self.now())
+        self._transmit()
+
+    def _silence_due(self) -> float | None:
+        if self.liveness is None or self._held or not self.quic.established:
+            return None
+        return self.liveness.due(self.quic.unanswered_since, self.quic.probe_timeout)
+
+    def _judge_silence(self, now: float) -> None:
+        due = self._silence_due()
+        if due is None or now < due:
+            return
+        assert self.liveness is not None
+        step = self.liveness.step(now, self.quic.unanswered_since, self.quic.probe_timeout)
+        if step is Step.ASK:
+            self.quic.send_ping(0)
+        elif step is not Step.WAIT:
+            self.on_silence(step)
 
     # Path MTU
 
@@ -410,30 +470,37 @@ class Http3Connection:
         return self.quic.max_datagram_payload - prefix
 
     def _start_path_mtu_discovery(self) -> None:
-        address = self.quic.get_peer_address()
-        assert address is not None
-        ipv4 = len(address) == 2
-        floor = self.quic.packet_size_for(2 + IPV6_MIN_MTU)
-        ceiling = settings.CEILING_IPV4 if ipv4 else settings.CEILING_IPV6
-        self._pmtud = PathMtuDiscovery(floor=floor, ceiling=ceiling)
-        self._floor = floor
+        self._floor, ceiling = self._packet_bounds()
+        self._pmtud = PathMtuDiscovery(floor=self._floor, ceiling=ceiling)
         self._apply_path_mtu(self._pmtud)
+
+    def _packet_bounds(self) -> tuple[int, int]:
+        """The smallest useful and the largest possible UDP payload of the path."""
+        floor = self.quic.packet_size_for(2 + IPV6_MIN_MTU)
+        ceiling = settings.CEILING_IPV6 if ":" in self.peer[0] else settings.CEILING_IPV4
+        return floor, ceiling
 
     def _discover_path_mtu(self, now: float) -> None:
         pmtud = self._pmtud
         if pmtud is None or self._ended or not self.quic.can_probe:
             return
+        if self.quic.moved:
+            self.quic.moved = False
+            self._search += 1
+            self._floor, ceiling = self._packet_bounds()
+            pmtud.moved(floor=self._floor, ceiling=ceiling)
         if self.quic.black_hole_suspected:
             self.quic.reset_black_hole()
             pmtud.suspect()
         for size in pmtud.probes(now):
-            for data, address in self.quic.probe(size, now, self._probe_done):
+            done = partial(self._probe_done, self._search)
+            for data, address in self.quic.probe(size, now, done):
                 if self._send([data], address):
                     pmtud.refused(size, now)
         self._apply_path_mtu(pmtud)
 
-    def _probe_done(self, size: int, arrived: bool) -> None:
-        if self._pmtud is not None:
+    def _probe_done(self, search: int, size: int, arrived: bool) -> None:
+        if self._pmtud is not None and search == self._search:
             self._transmit_due = True
             if arrived:
                 self._pmtud.probe_acked(size, self.now())
@@ -443,6 +510,8 @@ class Http3Connection:
     def _apply_path_mtu(self, pmtud: PathMtuDiscovery) -> None:
         if pmtud.usable and not self.path_usable.done():
             self.path_usable.set_result(True)
+        if pmtud.phase is not Phase.SEARCHING:
+            self.path_known.set()
         if pmtud.phase is Phase.ERROR:
             if not self.path_usable.done():
                 self.path_usable.set_result(False)
@@ -455,7 +524,7 @@ class Http3Connection:
         else:
             # Below the floor there is no IP tunnel: use the floor while the search finds out.
             size = max(pmtud.size, self._floor)
-        if size != self.quic.packet_size:
+        if size != self.quic.packet_size or (pmtud.confirmed and not self.quic.size_confirmed):
             self.quic.packet_size = size
             for tunnel in list(self.tunnels.values()):
                 tunnel.set_mtu(self.tunnel_mtu(len(tunnel.prefix)))
@@ -690,6 +759,13 @@ class Http3Connection:
         """Send a PING, which the peer acknowledges and a NAT notices."""
         self.quic.send_ping(0)
         self._transmit()
+
+    def give_up(self, error: QvpnError) -> None:
+        """End the connection for a reason of ours; the peer is told, if it hears."""
+        self.close()
+        self.abandon(error)
+        for tunnel in list(self.tunnels.values()):
+            tunnel.ended(error)
 
     def abandon(self, error: QvpnError | None = None) -> None:
         """Stop all timers and streams; nothing is sent or received from now on."""
@@ -926,6 +1002,11 @@ class Http3Connection:
                 flag.set_exception(error)
                 flag.exception()  # not everybody waits for both
         self._on_end(event)
+
+
+async def _stay(_slept: float) -> bool:
+    """A gateway does not move (RFC 9000 section 9)."""
+    return False
 
 
 #: What HTTP/3 and its extensions define; any other code means H3_NO_ERROR (RFC 9114 section 8).

@@ -98,6 +98,10 @@ class HttpTunnel(Protocol):
         """Smoothed round-trip time in seconds; 0.0 before the first sample."""
 
     @property
+    def silence(self) -> float:
+        """Seconds for which the peer has owed an answer; 0.0 while it owes none."""
+
+    @property
     def counters(self) -> TunnelCounters:
         """Live counters, read only."""
 
@@ -106,7 +110,10 @@ class HttpTunnel(Protocol):
         """At the client: the fields that came with the gateway's 200."""
 
     def send_capsules(self, data: bytes) -> None:
-        """Send encoded capsules on the stream, reliably and in order."""
+        """Send whole encoded capsules on the stream, reliably and in order.
+
+        Whole, since on TLS packets go between two calls.
+        """
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Send packets as HTTP Datagrams, unreliably; transmits as one batch.
@@ -115,8 +122,25 @@ class HttpTunnel(Protocol):
         drops its oldest.
         """
 
+    def hold(self) -> None:
+        """At the client: there is no path to the gateway now.
+
+        Keep what is given to send, bounded, until `rebind`; the gateway's silence means nothing.
+        """
+
+    async def rebind(self, slept: float = 0.0) -> bool:
+        """At the client: go on from a new socket, over the path that its packets take now.
+
+        `slept` is for how many seconds this machine was suspended. False says that this connection
+        cannot go on: it runs over TCP, the peer does not allow it (RFC 9000 section 18.2), or the
+        peer has forgotten it by now; then open another. True only says that it was begun: a path
+        that does not answer ends the tunnel soon. Raises GatewayUnreachable without any path, and
+        what the socket factory raises; then the tunnel is as before.
+        """
+
     def close(self, error: int | None = None) -> None:
-        """End the tunnel: in order with None, else reset the stream with that HTTP/3 error code.
+        """End the tunnel: in order with None, else reset the stream with that HTTP/3 error code,
+        on HTTP/2 with the one that means the same.
 
         Idempotent. `TunnelHandler.closed` follows, also for a local close.
         """

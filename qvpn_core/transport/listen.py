@@ -16,7 +16,6 @@ from pathlib import Path
 from aioquic.buffer import Buffer
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import (
     QuicHeader,
     QuicPacketType,
@@ -45,26 +44,20 @@ from qvpn_core.transport.interface import (
     IncomingRequest,
 )
 from qvpn_core.transport.tickets import TicketStore
-from qvpn_core.transport.udp import LocalAddress, UdpSocket, address_text
+from qvpn_core.transport.udp import UdpPath, UdpSocket, address_text
 
 _MIN_DATAGRAM = 1200  # RFC 9000 section 14.1
 
 
 class _Accepted:
-    """One connection at the gateway, on the socket that it arrived at."""
+    """One connection at the gateway, on whichever socket its client reaches us by."""
 
     def __init__(
-        self,
-        listener: QuicListener,
-        sock: UdpSocket,
-        quic: TunnelConnection,
-        tickets: list[SessionTicket],
+        self, listener: QuicListener, quic: TunnelConnection, tickets: list[SessionTicket]
     ) -> None:
         self._listener = listener
         #: Tickets that the peer was sent, which are worth something once it is known.
         self._tickets = tickets
-        self._socket = sock
-        self.local: LocalAddress | None = None
         self.ids: set[bytes] = set()
         self.http = Http3Connection(
             quic,
@@ -72,7 +65,7 @@ class _Accepted:
             on_request=listener.on_request,
             on_end=self._on_end,
             on_connection_id=self._on_connection_id,
-            blocked=lambda: sock.blocked,
+            blocked=lambda: self._path.sock.blocked,
         )
         self.http.on_handshake = self._on_handshake
         self.http.on_accept = self._on_accept
@@ -82,10 +75,16 @@ class _Accepted:
             settings.HANDSHAKE_TIMEOUT, self._handshake_expired
         )
 
-    def _send(self, datagrams: Sequence[bytes], address: NetworkAddress) -> list[int]:
-        refused = self._socket.send(datagrams, address, self.local)
-        if self._socket.blocked:
-            self._listener.await_room(self._socket)
+    @property
+    def _path(self) -> UdpPath:
+        path = self.http.quic.get_peer_address()
+        assert isinstance(path, UdpPath)
+        return path
+
+    def _send(self, datagrams: Sequence[bytes], path: UdpPath) -> list[int]:
+        refused = path.sock.send(datagrams, path.to, path.local)
+        if path.sock.blocked:
+            self._listener.await_room(path.sock)
         return refused
 
     def _on_connection_id(self, connection_id: bytes, issued: bool) -> None:
@@ -140,7 +139,7 @@ class QuicListener:
         on_request: Callable[[IncomingRequest], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._configuration = _server_configuration(certificate, private_key)
+        self._configuration = certificate_configuration(certificate, private_key)
         self._retry = QuicRetryTokenHandler()
         self._sockets: list[UdpSocket] = []
         self._by_id: dict[bytes, _Accepted] = {}
@@ -186,7 +185,7 @@ class QuicListener:
 
     def use_certificate(self, certificate: Path, private_key: Path) -> None:
         """Show another certificate from now on; live connections stay. Raises UsageError."""
-        self._configuration = _server_configuration(certificate, private_key)
+        self._configuration = certificate_configuration(certificate, private_key)
 
     async def close(self, reason: str = "", drain: float = 0.0) -> None:
         """Close every connection with CONNECTION_CLOSE, wait `drain` seconds, close the sockets."""
@@ -206,14 +205,14 @@ class QuicListener:
         try:
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         except OSError as error:  # a kernel without IPv6
-            raise _bind_error(address, error) from error
+            raise bind_error("UDP", address, error) from error
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))
         except OSError as error:
             sock.close()
-            raise _bind_error(address, error) from error
+            raise bind_error("UDP", address, error) from error
         udp = UdpSocket(sock)
         self._sockets.append(udp)
         self._loop.add_reader(udp.fileno(), self._readable, udp)
@@ -226,30 +225,31 @@ class QuicListener:
             received = sock.receive()
         except OSError:
             return  # an ICMP error about one peer says nothing about the socket
-        batches: dict[tuple[_Accepted, NetworkAddress], list[bytes]] = {}
+        batches: dict[tuple[_Accepted, UdpPath], list[bytes]] = {}
         by_id = self._by_id
         id_end = 1 + settings.CONNECTION_ID
+        path: UdpPath | None = None
+        last: _Accepted | None = None  # whose packet came before on the same path
         for data, sender, local in received:
+            if path is None or path.to is not sender or path.local != local:
+                path = UdpPath(sender[0], sender[1], sock, sender, local)
+                last = None
             if data and data[0] & 0x80:
-                accepted = self._long_header(sock, data, sender, local)
+                accepted = self._long_header(data, path)
             else:
                 accepted = by_id.get(data[1:id_end])
             if accepted is None:
                 continue
-            accepted.local = local
-            batch = batches.get((accepted, sender))
-            if batch is None:
-                batches[accepted, sender] = [data]
-            else:
-                batch.append(data)
-        for (accepted, sender), batch in batches.items():
-            accepted.http.receive(batch, sender, now)
-        for accepted in {accepted for accepted, _sender in batches}:
+            if accepted is not last:
+                batch = batches.setdefault((accepted, path), [])
+                last = accepted
+            batch.append(data)
+        for (accepted, path), batch in batches.items():
+            accepted.http.receive(batch, path, now)
+        for accepted in {accepted for accepted, _path in batches}:
             accepted.http.flush()
 
-    def _long_header(
-        self, sock: UdpSocket, data: bytes, sender: NetworkAddress, local: LocalAddress | None
-    ) -> _Accepted | None:
+    def _long_header(self, data: bytes, path: UdpPath) -> _Accepted | None:
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=settings.CONNECTION_ID)
         except ValueError:
@@ -264,7 +264,7 @@ class QuicListener:
                     destination_cid=header.source_cid,
                     supported_versions=settings.VERSIONS,
                 )
-                sock.send([answer], sender, local)
+                path.sock.send([answer], path.to, path.local)
             return None
         accepted = self._by_id.get(header.destination_cid)
         if (
@@ -272,22 +272,16 @@ class QuicListener:
             and header.packet_type == QuicPacketType.INITIAL
             and len(data) >= _MIN_DATAGRAM
         ):
-            return self._initial(sock, header, sender, local)
+            return self._initial(header, path)
         return accepted
 
-    def _initial(
-        self,
-        sock: UdpSocket,
-        header: QuicHeader,
-        sender: NetworkAddress,
-        local: LocalAddress | None,
-    ) -> _Accepted | None:
+    def _initial(self, header: QuicHeader, path: UdpPath) -> _Accepted | None:
         """The first packet of a connection; under load its address must be proven first."""
         original_id, retry_id = header.destination_cid, None
         if header.token:
             try:
                 original_id = self._retry.validate_token(
-                    address=sender,
+                    address=path.to,
                     destination_cid=header.destination_cid,
                     token=header.token,
                     now=self._loop.time(),
@@ -296,11 +290,11 @@ class QuicListener:
             except ValueError:
                 return None  # stale or forged; the client starts over without it
         verdict = self.admission.judge(
-            sender[0], proven=retry_id is not None, now=self._loop.time()
+            path.host, proven=retry_id is not None, now=self._loop.time()
         )
         if verdict is not Verdict.ACCEPT:
             if verdict is Verdict.RETRY:
-                self._send_retry(sock, header, sender, local)
+                self._send_retry(header, path)
             return None
         tickets: list[SessionTicket] = []
         quic = TunnelConnection(
@@ -310,20 +304,14 @@ class QuicListener:
             session_ticket_fetcher=self.tickets.take,
             session_ticket_handler=tickets.append,
         )
-        accepted = _Accepted(self, sock, quic, tickets)
+        accepted = _Accepted(self, quic, tickets)
         self._accepted.add(accepted)
         self.admission.half_open += 1
         self.bind(header.destination_cid, accepted)
         self.bind(quic.host_cid, accepted)
         return accepted
 
-    def _send_retry(
-        self,
-        sock: UdpSocket,
-        header: QuicHeader,
-        sender: NetworkAddress,
-        local: LocalAddress | None,
-    ) -> None:
+    def _send_retry(self, header: QuicHeader, path: UdpPath) -> None:
         source_id = os.urandom(settings.CONNECTION_ID)
         retry = encode_quic_retry(
             version=header.version or settings.VERSIONS[0],
@@ -331,13 +319,13 @@ class QuicListener:
             destination_cid=header.source_cid,
             original_destination_cid=header.destination_cid,
             retry_token=self._retry.create_token(
-                address=sender,
+                address=path.to,
                 original_destination_connection_id=header.destination_cid,
                 retry_source_connection_id=source_id,
                 now=self._loop.time(),
             ),
         )
-        sock.send([retry], sender, local)
+        path.sock.send([retry], path.to, path.local)
 
     # From connections
 
@@ -389,7 +377,8 @@ class QuicListener:
         self._accepted.discard(accepted)
 
 
-def _server_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
+def certificate_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:
+    """What both transports show of a gateway. Raises UsageError for unusable files."""
     try:
         return settings.server_configuration(certificate, private_key)
     except (OSError, ValueError) as error:
@@ -399,17 +388,18 @@ def _server_configuration(certificate: Path, private_key: Path) -> QuicConfigura
         ) from error
 
 
-def _bind_error(address: Address, error: OSError) -> QvpnError:
-    text = address_text(address)
+def bind_error(kind: str, address: Address, error: OSError) -> QvpnError:
+    """Why a UDP or TCP socket (`kind`) cannot be bound, in words."""
+    text = f"{kind} {address_text(address)}"
     if error.errno == errno.EADDRINUSE:
         return PortInUse(
-            f"UDP {text} is in use by another program",
+            f"{text} is in use by another program",
             "stop it or choose another port with --listen",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionMissing(
-            f"not allowed to listen on UDP {text}", "run as root or choose a port above 1023"
+            f"not allowed to listen on {text}", "run as root or choose a port above 1023"
         )
     return NetworkSetupFailed(
-        f"cannot listen on UDP {text} ({error.strerror})", "check the address in --listen"
+        f"cannot listen on {text} ({error.strerror})", "check the address in --listen"
     )

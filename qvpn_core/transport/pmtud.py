@@ -49,6 +49,25 @@ class PathMtuDiscovery:
         self._confirming = False
         self._raise_at: float | None = None
 
+    def moved(self, *, floor: int, ceiling: int) -> None:
+        """The connection takes another path: everything is asked anew.
+
+        The size found so far stays in use while it is asked for first. A tunnel that shrinks for
+        two round trips at each move would cost more than the few packets that a narrower path
+        loses: inner connections remember a smaller MTU for minutes.
+        """
+        size, broken = self.size, self.phase is Phase.ERROR
+        self._floor, self._ceiling = floor, ceiling
+        self._restart()
+        if not broken and floor <= size <= ceiling:
+            self.size = size
+            self._confirming = True
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether `size` is known to pass, and not only hoped for since a move."""
+        return not self._confirming
+
     @property
     def usable(self) -> bool:
         """Whether the floor is known to pass."""

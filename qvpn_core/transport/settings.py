@@ -75,16 +75,24 @@ def client_configuration(host: str, trust: Trust) -> QuicConfiguration:
     configuration.server_name = host
     if trust.pins:
         configuration.verify_mode = ssl.CERT_NONE
-    elif trust.ca_file is not None:
-        # Read now: aioquic would read it in the middle of the handshake, and raise there.
-        authorities = Path(trust.ca_file).read_bytes()
-        load_pem_x509_certificates(authorities)
-        configuration.load_verify_locations(cadata=authorities)
     else:
-        system = next((path for path in _SYSTEM_AUTHORITIES if Path(path).exists()), None)
-        if system is not None:
-            configuration.load_verify_locations(cafile=system)
+        data, file = authorities(trust)
+        configuration.load_verify_locations(cadata=data, cafile=file)
     return configuration
+
+
+def authorities(trust: Trust) -> tuple[bytes | None, str | None]:
+    """The authorities to verify against without pins: PEM, or a file; neither for certifi's.
+
+    Raises OSError or ValueError for an unusable file, now and not in the middle of a handshake.
+    """
+    if trust.pins:
+        return None, None
+    if trust.ca_file is not None:
+        data = Path(trust.ca_file).read_bytes()
+        load_pem_x509_certificates(data)
+        return data, None
+    return None, next((path for path in _SYSTEM_AUTHORITIES if Path(path).exists()), None)
 
 
 def server_configuration(certificate: Path, private_key: Path) -> QuicConfiguration:

@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from qvpn_core.transport.interface import Address
 
@@ -43,6 +43,21 @@ _GSO_SIZE = struct.Struct("=H")
 Datagram = bytes
 #: Ancillary data that pins the local address of a reply, from `receive`, for `send`.
 LocalAddress = tuple[int, int, bytes]
+
+
+class UdpPath(NamedTuple):
+    """Both ends of a way through the network (RFC 9000 section 9), where QUIC asks for an address.
+
+    Two packets took the same path when all of this is equal. A gateway with several sockets or
+    addresses so answers each client from where that client reached it.
+    """
+
+    host: str
+    port: int
+    sock: UdpSocket
+    #: For `UdpSocket.send`: the peer, None on a connected socket, and our own address.
+    to: tuple[str, int] | None = None
+    local: LocalAddress | None = None
 
 
 def address_text(address: Sequence[Any]) -> str:

@@ -172,7 +172,7 @@ class GatewayStatus(msgspec.Struct, kw_only=True, tag_field="reply", tag="status
     listen: list[str]
     #: When it began; RFC 3339, UTC.
     since: str
-    #: Live QUIC connections, those without a tunnel too.
+    #: Live QUIC and TLS connections, those without a tunnel too.
     connections: int
     sessions: list[SessionStatus]
     #: Of all sessions, past ones too.

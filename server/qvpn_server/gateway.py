@@ -18,7 +18,7 @@ from pathlib import Path
 from qvpn_core.errors import QvpnError, TunUnavailable
 from qvpn_core.net.tun import Tun
 from qvpn_core.transport.interface import Headers, IncomingRequest
-from qvpn_core.transport.listen import QuicListener
+from qvpn_core.transport.listeners import GatewayListener
 from qvpn_core.transport.trust import PINS_FIELD, format_pins
 from qvpn_server.admin import serve_admin
 from qvpn_server.admin_protocol import (
@@ -50,6 +50,9 @@ from qvpn_server.website import Site, connect_ip_scope, refusal
 
 log = logging.getLogger(__name__)
 
+#: Seconds that a session's old tunnel still receives when the device has opened a new one.
+TAKEOVER = 1.0
+
 
 class Gateway:
     """Admits devices and keeps their sessions. Make one with :func:`running_gateway`."""
@@ -76,7 +79,7 @@ class Gateway:
         self._since = datetime.now(UTC)
         #: What sessions that ended have moved.
         self._past = Traffic(drops={})
-        self.listener: QuicListener | None = None
+        self.listener: GatewayListener | None = None
         self.reload()
 
     def on_request(self, incoming: IncomingRequest) -> None:
@@ -137,7 +140,7 @@ class Gateway:
         live = barred is not None and self._sessions.of_device(barred.id) is not None
         if barred is not None and self.listener is not None:
             # Of all devices: the others shake hands in full once.
-            self.listener.tickets.clear()
+            self.listener.forget_tickets()
         self.policies.follow()
         return Done() if barred is None else Revoked(barred.name, disconnected=live)
 
@@ -163,14 +166,16 @@ class Gateway:
         replaced = self._sessions.add(session)
         handler.open(session)
         log.info(
-            "%s connected from %s with %s",
+            "%s connected over %s from %s with %s",
             device.name,
+            incoming.transport,
             join_host_port(*incoming.peer),
             ", ".join(map(str, addresses)),
         )
         if replaced is not None:
             log.info("%s: the new session replaces an older one", device.name)
-            replaced.tunnel.close()
+            # Its last packets may be under way still, and arrive.
+            asyncio.get_running_loop().call_later(TAKEOVER, replaced.tunnel.close)
 
     def _announcement(self) -> Headers:
         """The pins for a device, the next one with them while there is one."""
@@ -226,7 +231,7 @@ async def running_gateway(
         )
         gateway = Gateway(config, registry, sessions, forwarder, state)
         stack.callback(_forward_from(tun, forwarder, stopped))
-        gateway.listener = await QuicListener.start(
+        gateway.listener = await GatewayListener.start(
             config.listen,
             certificate=config.certificate,
             private_key=config.private_key,

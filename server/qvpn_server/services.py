@@ -59,6 +59,8 @@ def service_target(request: Request) -> tuple[Protocol, Target] | None:
     if request.method != "CONNECT":
         return None
     if request.protocol is None:
+        if request.scheme or request.path:
+            return None  # RFC 9114 section 4.4, RFC 9113 section 8.5; HTTP/1.1 has no streams here
         try:
             return "tcp", parse_authority(request.authority)
         except ValueError:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.world import World, unavailable
-from tests.world.vpn import POOL4, POOL6, Vpn
+from tests.integration.moving import Scene
+from tests.world import World, plan, unavailable
+from tests.world.vpn import POOL4, POOL6, Vpn, no_defects
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +52,24 @@ def connected(namespaces_work: None, tmp_path_factory: pytest.TempPathFactory) -
     with Vpn(tmp_path_factory.mktemp("connected"), *pools, relay=False) as vpn:
         vpn.clients[0].up("--all")
         yield vpn
+
+
+@pytest.fixture(scope="module")
+def moving_stage(
+    namespaces_work: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    """One scene for all tests."""
+    with World() as world:
+        scene = Scene(world, tmp_path_factory.mktemp("moving"))
+        with scene.client:
+            yield scene
+
+
+@pytest.fixture
+def moving(moving_stage: Scene) -> Iterator[Scene]:
+    """The scene with its client connected; one network of sites is tunnelled."""
+    moving_stage.client.up("--only", plan.NETS[0][0], POOL4)
+    yield moving_stage
+    moving_stage.settle()
+    no_defects(moving_stage.client.log)
+    no_defects(moving_stage.gateway.log.read_text())

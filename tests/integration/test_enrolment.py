@@ -238,10 +238,25 @@ def test_a_port_scanner_finds_nothing_with_a_name(site: Site, kind: str) -> None
     lines = [line for line in found.splitlines() if line.startswith("443/")]
     assert len(lines) == 1, found
     assert not [word for word in UNSPEAKABLE if word in found.lower()], found
-    if kind == "-sU":
-        assert "open" in lines[0]
-    else:
-        assert "closed" in lines[0] or "filtered" in lines[0]
+    assert "open" in lines[0]
+    if kind == "-sT":
+        assert "http" in lines[0]
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_curl_is_served_the_site_on_tcp(site: Site, version: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed (Debian package curl)")
+    url = f"https://{plan.GATEWAY4}/"
+    argv = ["curl", "--insecure", "--silent", "--show-error", "--include", version, url]
+    found = site.world.client.run(argv, check=True, timeout=30).stdout
+    head, _, body = found.replace("\r", "").partition("\n\n")
+    assert body == (site.pages / "index.html").read_text()
+    assert head.startswith("HTTP/2 200" if version == "--http2" else "HTTP/1.1 200 OK")
+    fields = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in head.split("\n")}
+    assert fields["alt-svc"] == 'h3=":443"; ma=86400'
+    assert fields["content-length"] == str(len(body))
+    assert not [word for word in UNSPEAKABLE if word in found.lower()], found
 
 
 def test_the_audit_names_who_invited_and_who_came(site: Site) -> None:

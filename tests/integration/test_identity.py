@@ -29,9 +29,10 @@ from qvpn_core.auth.invite import Invite, new_secret
 from qvpn_core.client import enrolling
 from qvpn_core.errors import AuthenticationFailed, QvpnError
 from qvpn_core.transport import admission, settings
-from qvpn_core.transport.dial import _dialled, connect, fetch, open_socket
+from qvpn_core.transport.dial import Endpoint, dialled, open_socket
 from qvpn_core.transport.http3 import Http3Tunnel, Response
 from qvpn_core.transport.interface import Request
+from qvpn_core.transport.reach import connect, fetch
 from qvpn_server.admin_protocol import RevokeRequest
 from tests.unit.server.test_gateway import PATH, Client, World, running
 
@@ -490,7 +491,7 @@ def test_a_revoked_device_resumes_nothing(tmp_path: Path) -> None:
             await dial()
         world.gateway.answer(RevokeRequest("alice"), 0)
         assert world.gateway.listener is not None
-        assert len(world.gateway.listener.tickets) == 0
+        assert len(world.gateway.listener.quic.tickets) == 0
         jar.data = ticket
         with pytest.raises(AuthenticationFailed):
             await dial()
@@ -508,7 +509,8 @@ def test_devices_get_in_while_strangers_come_and_stay(
     monkeypatch.setattr(settings, "STRANGERS", 16)
 
     async def story(world: World) -> None:
-        listener = world.gateway.listener
+        assert world.gateway.listener is not None
+        listener = world.gateway.listener.quic
         assert listener is not None
         loop = asyncio.get_running_loop()
         most = 0
@@ -518,9 +520,8 @@ def test_devices_get_in_while_strangers_come_and_stay(
                 nonlocal most
                 for _ in range(15):
                     dial = await stack.enter_async_context(
-                        _dialled(
-                            socket.AF_INET,
-                            ("127.0.0.1", world.port),
+                        dialled(
+                            Endpoint(socket.AF_INET, ("127.0.0.1", world.port)),
                             "127.0.0.1",
                             world.trust,
                             10.0,
@@ -583,7 +584,8 @@ def test_a_device_gets_in_through_a_flood_of_first_packets(tmp_path: Path) -> No
     """Thousands of Initials a second from one socket: Retry, bounded memory, and a way in."""
 
     async def story(world: World) -> None:
-        listener = world.gateway.listener
+        assert world.gateway.listener is not None
+        listener = world.gateway.listener.quic
         assert listener is not None
         key = enrolled(world)
         process = await asyncio.create_subprocess_exec(

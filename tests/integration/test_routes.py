@@ -12,7 +12,7 @@ import pytest
 
 from tests.world import Capture, Namespace, Seen, plan, probes
 from tests.world.packets import ICMP6, UDP
-from tests.world.vpn import GATEWAY_PORT, Vpn, VpnClient
+from tests.world.vpn import GATEWAY_PORT, Vpn, VpnClient, until
 
 # Generous, for a machine that is busy with other tests.
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
@@ -139,6 +139,47 @@ def test_an_excluded_neighbour_is_reached_while_everything_else_is_not(client: V
     client.down()
     client.up("--all", "--except", f"{LAN.net4}.0/24")
     client.host.run(argv)
+
+
+def test_the_lan_is_kept_where_the_user_says_so_and_told_where_it_is_lost(
+    client: VpnClient,
+) -> None:
+    done = client.command("up", "home", "--all")
+    lost = f"{LAN.net4}.0/24 on eth0 is out of reach: to keep it, use --except lan"
+    assert lost in done.stderr
+    assert client.status()["warnings"] == [lost]
+    client.down()
+    done = client.command("up", "home", "--all", "--except", "lan", "--kill-switch", "on")
+    assert done.stderr == ""
+    client.host.run(["ping", "-n", "-c", "1", "-W", "2", LAN.router4])
+    assert client.way(LAN.client4(99)) == "direct"
+    # The next one, where the machine is moved to.
+    assert client.way("10.9.8.7") == "tunnel"
+    client.host.ip("addr add 10.9.8.1/24 dev eth0")
+    try:
+        until(lambda: client.way("10.9.8.7") == "direct", "the new LAN is left out")
+        ruleset = client.host.run(["nft", "list", "table", "inet", "qvpn_kill_switch"]).stdout
+        assert "10.9.8.0/24" in ruleset
+    finally:
+        client.host.ip("addr del 10.9.8.1/24 dev eth0")
+    until(lambda: client.way("10.9.8.7") == "tunnel", "a LAN that was left is in the tunnel")
+
+
+@families
+def test_a_kill_switch_for_some_networks_leaves_the_others_alone(
+    vpn: Vpn, client: VpnClient, family: int
+) -> None:
+    host, alpha, beta = client.host, plan.ALPHA.address(family), plan.BETA.address(family)
+    client.add_profile(vpn.gateway.token(f"for-a-while-{family}"), f"while-{family}")
+    client.up("--only", *ALPHA_NET, "--kill-switch", "on", name=f"while-{family}")
+    vpn.gateway.command("revoke", f"for-a-while-{family}")
+    client.wait_for("blocked")
+    assert probes.source_seen(host, beta) == DIRECT[family]
+    with pytest.raises(ConnectionRefusedError):
+        probes.source_seen(host, alpha)
+    assert (client.way(alpha), client.way(beta)) == ("refused", "direct")
+    client.down()
+    assert probes.source_seen(host, alpha) == DIRECT[family]
 
 
 # -- nothing beside the tunnel

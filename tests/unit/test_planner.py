@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qvpn_core.client.explain import explain, warnings
 from qvpn_core.client.planner import (
     GatewayOffer,
     RouteMode,
     RoutePolicy,
     SystemState,
-    explain,
+    lan_networks,
+    plan_kill_switch,
     plan_network,
 )
 from qvpn_core.errors import GatewayRefused, PathTooNarrow, UsageError
-from qvpn_core.net.plan import IPAddress, Network, NetworkPlan, Route, transition
+from qvpn_core.net.plan import IPAddress, KillSwitch, Network, NetworkPlan, Route, transition
+from qvpn_core.net.survey import Attached
 
 V4, V6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 OWN4, OWN6 = ip_interface("100.64.7.2/32"), ip_interface("fd07::2/128")
@@ -261,3 +264,133 @@ def test_a_transition_never_sends_anything_a_third_way(
     assert {prefix: route.kind for prefix, route in table.items()} == {
         route.prefix: route.kind for route in new
     }
+
+
+# --- the LAN, and what may surprise -----------------------------------------------------------
+
+HOME = Attached("wlan0", ip_network("192.168.1.0/24"))
+DOCKER = Attached("docker0", ip_network("172.17.0.0/16"))
+HOME6 = Attached("wlan0", ip_network("fd00:1::/64"))
+HOSTILE = (
+    Attached("wlan0", ip_network("10.0.0.0/8")),
+    Attached("wlan0", ip_network("8.8.0.0/16")),
+    Attached("wlan0", ip_network("100.64.0.0/16")),
+    Attached("wlan0", ip_network("2606:4700::/64")),
+    Attached("wlan0", ip_network("fd00::/8")),
+)
+
+
+def planned(
+    policy: RoutePolicy, state: SystemState, routes: tuple[Network, ...] = (V4, V6)
+) -> NetworkPlan:
+    return plan_network(policy, GatewayOffer((OWN4, OWN6), routes), state, MTU)
+
+
+def test_the_lan_is_left_out_where_the_user_says_so_whichever_it_is() -> None:
+    policy = RoutePolicy(lan=True)
+    made = planned(policy, SystemState(attached=(HOME, DOCKER, HOME6)))
+    assert way(made, "192.168.1.7") == way(made, "172.17.0.2") == way(made, "fd00:1::7") == "direct"
+    assert way(made, "192.168.2.7") == way(made, "fd00:2::7") == "tunnel"
+    assert "excludes the LAN" in explain(made, ip_address("192.168.1.7")).words
+    moved = planned(policy, SystemState(attached=(DOCKER,)))
+    assert way(moved, "192.168.1.7") == "tunnel"
+
+
+def test_a_network_that_cannot_be_a_lan_is_not_left_out() -> None:
+    policy = RoutePolicy(lan=True)
+    state = SystemState(attached=HOSTILE)
+    for attached in HOSTILE:
+        assert way(planned(policy, state), str(attached.network[99])) == "tunnel"
+    assert lan_networks(state) == ()
+    assert plan_kill_switch(policy, state, always=False).exempt == ()
+
+
+def test_a_kill_switch_protects_what_the_policy_wants_and_spares_what_it_excludes() -> None:
+    state = SystemState(attached=(HOME,))
+    everything = plan_kill_switch(RoutePolicy("all", (), nets("10.0.0.0/8")), state, always=True)
+    assert everything == KillSwitch(None, nets("10.0.0.0/8"), lan=False, always=True)
+    only = RoutePolicy("only", nets("10.0.0.0/8"), nets("10.1.0.0/16"), lan=True)
+    assert plan_kill_switch(only, state, always=False) == KillSwitch(
+        nets("10.0.0.0/8"), nets("10.1.0.0/16", "192.168.1.0/24"), lan=True
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_kill_switch_never_stops_a_route_that_the_policy_excluded(data: st.DataObject) -> None:
+    policy, destination = data.draw(policies()), data.draw(addresses())
+    kill_switch = plan_kill_switch(policy, SystemState(), always=False)
+    made = plan_network(policy, data.draw(offers()), SystemState(), MTU)
+    without, under = explain(made, destination), explain(made, destination, kill_switch)
+    if any(destination in network for network in policy.excluded) or without.way != "direct":
+        assert under == without
+    elif policy.mode != "only" and destination not in (OWN4.ip, OWN6.ip):
+        assert under.way == ("direct" if destination.is_loopback else "refused")
+
+
+def test_without_a_tunnel_a_kill_switch_refuses_and_nothing_else_does() -> None:
+    far = ip_address("8.8.8.8")
+    assert explain(None, far).words == "8.8.8.8 goes direct: no tunnel is up"
+    assert explain(None, far, KillSwitch()).way == "refused"
+    assert explain(None, ip_address("127.0.0.1"), KillSwitch()).way == "direct"
+
+
+def test_the_gateway_inside_a_tunnelled_prefix_is_explained() -> None:
+    state = SystemState((("203.0.113.1", 443),))
+    words = explain(planned(RoutePolicy(), state), ip_address("203.0.113.1")).words
+    assert "uses the tunnel" in words
+    assert "only qvpn's own packets to the gateway go direct" in words
+
+
+def told(
+    policy: RoutePolicy,
+    state: SystemState,
+    routes: tuple[Network, ...] = (V4, V6),
+    kill_switch: KillSwitch | None = None,
+) -> tuple[str, ...]:
+    return warnings(policy, planned(policy, state, routes), state, kill_switch)
+
+
+def test_networks_of_this_machine_that_are_out_of_reach_are_told() -> None:
+    state = SystemState(attached=(HOME, DOCKER))
+    assert told(RoutePolicy(), state) == (
+        "192.168.1.0/24 on wlan0 is out of reach: to keep it, use --except lan",
+        "172.17.0.0/16 on docker0 is out of reach: to keep it, use --except lan",
+    )
+    assert told(RoutePolicy(lan=True), state) == ()
+    assert told(RoutePolicy(), state, nets("10.0.0.0/8")) == ()
+    assert told(RoutePolicy("only", nets("8.0.0.0/8")), state) == ()
+
+
+def test_a_network_that_is_here_and_behind_the_gateway_is_told() -> None:
+    state = SystemState(attached=(HOME,))
+    behind = nets("192.168.0.0/16")
+    assert told(RoutePolicy(), state, behind) == (
+        "192.168.1.0/24 is on wlan0 and behind the gateway: it uses the tunnel",
+    )
+    policy = RoutePolicy(lan=True)
+    assert told(policy, state, (*behind, *nets("192.168.1.128/25"))) == (
+        "192.168.1.0/24 is on wlan0 and behind the gateway: it goes to wlan0",
+    )
+
+
+def test_a_lan_that_is_too_large_or_public_is_told_once_it_was_asked_for() -> None:
+    state = SystemState(attached=HOSTILE[:2])
+    lines = told(RoutePolicy(lan=True), state)
+    assert [line.split()[0] for line in lines] == ["10.0.0.0/8", "8.8.0.0/16"]
+    assert "use --except 10.0.0.0/8" in lines[0]
+    assert told(RoutePolicy(), state) == ()
+
+
+def test_others_rules_and_a_narrow_gateway_under_a_kill_switch_are_told() -> None:
+    state = SystemState(rules_before=(5270,))
+    (line,) = told(RoutePolicy(), state, kill_switch=KillSwitch())
+    assert "priority 5270" in line
+    (line,) = told(RoutePolicy(), SystemState(), nets("10.0.0.0/8"), KillSwitch())
+    assert "the kill switch refuses the rest" in line
+    assert told(RoutePolicy(), SystemState(), nets("10.0.0.0/8")) == ()
+
+
+def test_warnings_are_no_more_than_a_person_reads() -> None:
+    many = tuple(Attached(f"br{n}", ip_network(f"172.16.{n}.0/24")) for n in range(100))
+    assert len(told(RoutePolicy(), SystemState(attached=many))) == 8

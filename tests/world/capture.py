@@ -53,9 +53,8 @@ class Capture:
         self.seen: list[Seen] = []
         self._match = match
         self._failure: Exception | None = None
-        self._socket = namespace.socket(
-            socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL)
-        )
+        # With a protocol from the start it would see every interface until it is bound.
+        self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, _BUFFER)  # SO_RCVBUFFORCE
         self._socket.setblocking(False)
         self._wake = os.eventfd(0)

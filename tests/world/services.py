@@ -4,8 +4,9 @@ Every service answers on every address of its namespace, from the address it was
 ``python -m tests.world.services``: writes one line to stdout when all listen, and ends when stdin
 does.
 
-HTTP: GET /ip (the caller's address), GET /bytes/N (see `payload`), POST or PUT /sink (answers with
-the number of bytes and their SHA-256), GET /queries (the DNS questions so far, as JSON).
+HTTP: GET /ip (the caller's address), GET /generate_204 (nothing), GET /bytes/N (see `payload`),
+POST or PUT /sink (answers with the number of bytes and their SHA-256), GET /queries (the DNS
+questions so far, as JSON).
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Web(BaseHTTPRequestHandler):
             self._answer(plain(self.client_address[0]).encode() + b"\n")
         elif self.path == "/queries":
             self._answer(json.dumps(list(_questions)).encode())
+        elif self.path == "/generate_204":
+            self.send_response(204)
+            self.end_headers()
         elif self.path.startswith("/bytes/") and self.path[7:].isdigit():
             self._send_payload(int(self.path[7:]))
         else:

@@ -128,6 +128,29 @@ class World:
             "link set eth0 up", "addr flush dev eth0 scope global", *_lan_host(0, number)
         )
 
+    def add_cable(self) -> None:
+        """Give the client a second link to the router, eth1 in the second LAN, still unused.
+
+        For a world without a second client, whose LAN that is.
+        """
+        lan = plan.LANS[1]
+        self.router.ip(
+            f"link add lan1 type veth peer name eth1 netns {self.client.name}",
+            "link set lan1 up",
+            f"addr add {lan.router4}/24 dev lan1",
+            f"addr add {lan.router6}/64 dev lan1 nodad",
+        )
+
+    def use_cable(self) -> None:
+        """Bring the second link up and make it the client's way out."""
+        self.client.ip(
+            "link set eth1 up", "addr flush dev eth1 scope global", *_lan_host(1, device="eth1")
+        )
+
+    def unuse_cable(self) -> None:
+        """Take the second link down, and with it its routes and addresses."""
+        self.client.ip("addr flush dev eth1", "link set eth1 down")
+
     def unplug_client(self) -> None:
         """Take the carrier from the client's interface; its addresses and routes stay."""
         self.router.set_link("lan0", up=False)
@@ -233,13 +256,13 @@ def _make_router(host: Namespace) -> None:
         host.sysctl(name, value)
 
 
-def _lan_host(lan_number: int, number: int = 2) -> list[str]:
+def _lan_host(lan_number: int, number: int = 2, device: str = "eth0") -> list[str]:
     lan = plan.LANS[lan_number]
     return [
-        f"addr add {lan.client4(number)}/24 dev eth0",
-        f"addr add {lan.client6(number)}/64 dev eth0 nodad",
-        f"route replace default via {lan.router4}",
-        f"route replace ::/0 via {lan.router6}",
+        f"addr add {lan.client4(number)}/24 dev {device}",
+        f"addr add {lan.client6(number)}/64 dev {device} nodad",
+        f"route replace default via {lan.router4} dev {device}",
+        f"route replace ::/0 via {lan.router6} dev {device}",
     ]
 
 

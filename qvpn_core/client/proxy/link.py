@@ -15,14 +15,14 @@ from typing import NoReturn, TypeVar
 
 from qvpn_core.auth.concealed import Origin, credential_field
 from qvpn_core.client.credential import Prover, learn_pins, prover
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.profiles import TRANSPORTS, Profile
 from qvpn_core.client.proxy.refusals import Refusal, ServiceRefused, explain, proxy_status
 from qvpn_core.client.states import STABLE_AFTER, retry_delay
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import QvpnError
 from qvpn_core.masque.connect_udp import PROTOCOL
 from qvpn_core.masque.target import Target, parse_authority
-from qvpn_core.transport.dial import open_connection, refusal
+from qvpn_core.transport.dial import refusal
 from qvpn_core.transport.interface import (
     H3_REQUEST_CANCELLED,
     HttpConnection,
@@ -33,6 +33,7 @@ from qvpn_core.transport.interface import (
     StreamReset,
     TunnelHandler,
 )
+from qvpn_core.transport.reach import open_connection
 
 log = logging.getLogger("qvpn.proxy")
 
@@ -136,7 +137,11 @@ class GatewayLink:
     async def _dial(self) -> None:
         profile = self._profile
         connection = await open_connection(
-            profile.host, profile.port, trust=profile.trust, tickets=TicketFile(profile.name)
+            profile.host,
+            profile.port,
+            trust=profile.trust,
+            transports=TRANSPORTS[profile.transport],
+            tickets=TicketFile(profile.name),
         )
         try:
             async with asyncio.timeout(ANSWER):

@@ -1,19 +1,13 @@
-"""A client's network in the real kernel: routed as planned, changed without a gap, then gone."""
+"""A client's network in the real kernel: routed as planned, changed without a gap, repaired."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import os
 import random
-import select
-import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,26 +16,19 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from qvpn_core.client.planner import (
-    GatewayOffer,
-    RoutePolicy,
-    SystemState,
-    explain,
-    plan_network,
-)
-from qvpn_core.errors import NetworkSetupFailed
-from qvpn_core.net.apply import ClientNetwork, clean_leftovers
-from qvpn_core.net.guardian import Guardian
+from qvpn_core.client.explain import explain
+from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
+from qvpn_core.errors import NetworkSetupFailed, TunUnavailable
+from qvpn_core.net import undo
+from qvpn_core.net.apply import ClientNetwork
 from qvpn_core.net.names import CLIENT_TUN, FWMARK
 from qvpn_core.net.plan import IPAddress, Network, NetworkPlan
-from qvpn_core.net.records import RemoveRules
-from qvpn_core.net.tun import Tun
+from qvpn_core.net.records import NetworkRecord
 
 if TYPE_CHECKING:
     from conftest import Namespace
 
 pytestmark = pytest.mark.netns
-ROOT = str(Path(__file__).resolve().parents[3])
 OWN4, OWN6 = ip_interface("10.86.0.2/32"), ip_interface("fd86::2/128")
 V4, V6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 GATEWAY = ("192.0.2.2", 443)
@@ -54,6 +41,18 @@ def plan_for(policy: RoutePolicy, *routes: Network, mtu: int = 1300) -> NetworkP
 
 FULL = plan_for(RoutePolicy())
 SPLIT = plan_for(RoutePolicy("only", (ip_network("198.51.100.0/24"),)), mtu=1400)
+
+
+@contextmanager
+def tunnel() -> Iterator[ClientNetwork]:
+    """A device of ours, open for the length of the block, and then undone from its records."""
+    held: list[Sequence[NetworkRecord]] = []
+    network = ClientNetwork(held.append)
+    with network.open_tun(1300):
+        try:
+            yield network
+        finally:
+            assert undo.run(held[-1]) == []
 
 
 def way(netlink: IPRoute, destination: IPAddress, mark: int = 0) -> str:
@@ -69,24 +68,6 @@ def way(netlink: IPRoute, destination: IPAddress, mark: int = 0) -> str:
     return "tunnel" if route.get("oif") == socket.if_nametoindex(CLIENT_TUN) else "direct"
 
 
-def guardian_of(process: int) -> int:
-    """The process id of a client's guardian."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    children = [child for thread in threads for child in (thread / "children").read_text().split()]
-    (child,) = [c for c in children if b"guardian" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return int(child)
-
-
-def wait_for_end(process: int, act: Callable[[], object]) -> None:
-    """Do `act` and wait until the process has ended."""
-    handle = os.pidfd_open(process)
-    try:
-        act()
-        assert select.select([handle], [], [], 20)[0], "it is still there"
-    finally:
-        os.close(handle)
-
-
 @pytest.fixture
 def routed(namespace: Namespace, neighbour: Namespace) -> Namespace:
     """A namespace with a LAN and a default route through it."""
@@ -99,23 +80,12 @@ def routed(namespace: Namespace, neighbour: Namespace) -> Namespace:
 
 
 def test_unmarked_traffic_uses_the_tunnel_and_the_transport_does_not(routed: Namespace) -> None:
-    async def scenario() -> None:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            assert network.plan == FULL
-
-            def look() -> None:
-                with IPRoute() as netlink:
-                    for text in ("203.0.113.9", "192.0.2.2", "2606:4700::1", "2001:db8:1::2"):
-                        assert way(netlink, ip_address(text)) == "tunnel"
-                        assert way(netlink, ip_address(text), FWMARK) == "direct"
-
-            await asyncio.to_thread(look)
-            await network.remove()
-            assert network.plan is None
-
-    asyncio.run(scenario())
+    with tunnel() as network, IPRoute() as netlink:
+        network.apply(FULL)
+        assert network.plan == FULL
+        for text in ("203.0.113.9", "192.0.2.2", "2606:4700::1", "2001:db8:1::2"):
+            assert way(netlink, ip_address(text)) == "tunnel"
+            assert way(netlink, ip_address(text), FWMARK) == "direct"
 
 
 def test_the_kernel_agrees_with_explain(routed: Namespace) -> None:
@@ -162,19 +132,14 @@ def test_the_kernel_agrees_with_explain(routed: Namespace) -> None:
                 assert way(netlink, destination) == expected.way, (expected, made)
         return len(asked)
 
-    async def scenario() -> int:
-        compared = 0
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            for _ in range(20):
-                made = plan()
-                await network.update(made)
-                compared += await asyncio.to_thread(compare, made)
-            await network.remove()
-        return compared
-
-    assert asyncio.run(scenario()) > 300
+    compared = 0
+    with tunnel() as network:
+        network.apply(FULL)
+        for _ in range(20):
+            made = plan()
+            network.apply(made)
+            compared += compare(made)
+    assert compared > 300
 
 
 # --- changed without a gap --------------------------------------------------------------------
@@ -193,25 +158,20 @@ def test_an_update_never_lets_go_of_what_both_plans_tunnel(routed: Namespace) ->
             while not stop.is_set():
                 seen.extend(way(netlink, destination) for destination in destinations)
 
-    async def scenario() -> None:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            watcher = asyncio.create_task(asyncio.to_thread(watch))
+    watcher = threading.Thread(target=watch)
+    with tunnel() as network:
+        network.apply(FULL)
+        watcher.start()
+        try:
             for _ in range(10):
-                await network.update(narrow)
-                assert "mtu 1400" in await asyncio.to_thread(routed.ip, "link show qvpn0")
-                await network.update(FULL)
+                network.apply(narrow)
+                assert "mtu 1400" in routed.ip("link show qvpn0")
+                network.apply(FULL)
+        finally:
             stop.set()
-            await watcher
-            await network.update(wide)
-            assert "mtu 1300" in await asyncio.to_thread(routed.ip, "link show qvpn0")
-            await network.remove()
-
-    try:
-        asyncio.run(scenario())
-    finally:
-        stop.set()
+            watcher.join()
+        network.apply(wide)
+        assert "mtu 1300" in routed.ip("link show qvpn0")
     assert len(seen) > 100
     assert set(seen) == {"tunnel"}
 
@@ -220,18 +180,15 @@ def test_an_update_replaces_addresses_and_drops_a_version(routed: Namespace) -> 
     offer = GatewayOffer((ip_interface("10.86.0.9"),), (ip_network("10.0.0.0/8"),))
     small = plan_network(RoutePolicy(), offer, SystemState(), 1200)
 
-    async def scenario() -> tuple[str, str]:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            await network.update(small)
-            between = routed.ip("-o address show dev qvpn0") + routed.ip("-6 rule")
-            await network.update(FULL)
-            after = routed.ip("-o address show dev qvpn0") + routed.ip("-6 rule")
-            await network.remove()
-            return between, after
+    def look() -> str:
+        return routed.ip("-o address show dev qvpn0") + routed.ip("-6 rule")
 
-    between, after = asyncio.run(scenario())
+    with tunnel() as network:
+        network.apply(FULL)
+        network.apply(small)
+        between = look()
+        network.apply(FULL)
+        after = look()
     assert "10.86.0.9/32" in between
     assert "10.86.0.2/32" not in between
     assert "9484" not in between
@@ -243,200 +200,94 @@ def test_an_update_replaces_addresses_and_drops_a_version(routed: Namespace) -> 
 # --- gone afterwards --------------------------------------------------------------------------
 
 
-def test_remove_leaves_the_machine_as_it_was(routed: Namespace) -> None:
+def test_undoing_the_records_leaves_the_machine_as_it_was(routed: Namespace) -> None:
     before = routed.snapshot()
-
-    async def scenario() -> None:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            await network.update(SPLIT)
-            await network.remove()
-            await network.remove()
-
-    asyncio.run(scenario())
+    with tunnel() as network:
+        network.apply(FULL)
+        network.apply(SPLIT)
     assert routed.snapshot() == before
 
 
 def test_a_setting_that_was_on_stays_on(namespace: Namespace) -> None:
     setting = Path("/proc/sys/net/ipv4/conf/all/src_valid_mark")
 
-    async def scenario() -> str:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(SPLIT)
-            during = await asyncio.to_thread(setting.read_text)
-            await network.remove()
-        return during
+    def during() -> str:
+        with tunnel() as network:
+            network.apply(SPLIT)
+            return setting.read_text()
 
-    assert asyncio.run(scenario()) == "1\n"
+    assert during() == "1\n"
     assert setting.read_text() == "0\n"
     setting.write_text("1")
-    assert asyncio.run(scenario()) == "1\n"
+    assert during() == "1\n"
     assert setting.read_text() == "1\n"
 
 
 def test_a_failure_half_way_is_undone(routed: Namespace) -> None:
     before = routed.snapshot()
-
-    async def scenario() -> None:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            impossible = plan_for(RoutePolicy(), mtu=70000)
-            with pytest.raises(NetworkSetupFailed, match="70000"):
-                await ClientNetwork(tun).apply(impossible)
-
-    asyncio.run(scenario())
+    with tunnel() as network:
+        with pytest.raises(NetworkSetupFailed, match="70000"):
+            network.apply(plan_for(RoutePolicy(), mtu=70000))
     assert routed.snapshot() == before
 
 
-@pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.15])
-def test_cancelled_at_any_moment_it_leaves_nothing(routed: Namespace, after: float) -> None:
+def test_what_an_earlier_one_left_is_removed_before_the_device_is_made(routed: Namespace) -> None:
     before = routed.snapshot()
-
-    async def scenario() -> None:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            applying = asyncio.create_task(network.apply(FULL))
-            await asyncio.wait([applying], timeout=after)
-            applying.cancel()
-            await asyncio.wait([applying])
-            if not applying.cancelled():
-                await network.remove()
-            assert network.plan is None
-
-    asyncio.run(scenario())
-    assert routed.snapshot() == before
-
-
-CLIENT = f"""
-import asyncio, sys
-from ipaddress import ip_interface, ip_network
-from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
-from qvpn_core.net.apply import ClientNetwork
-from qvpn_core.net.tun import Tun
-async def main():
-    offer = GatewayOffer(
-        (ip_interface("10.86.0.2"), ip_interface("fd86::2")),
-        (ip_network("0.0.0.0/0"), ip_network("::/0")),
-    )
-    state = SystemState((("192.0.2.2", 443),))
-    with Tun.open("{CLIENT_TUN}", 1300) as tun:
-        network = ClientNetwork(tun)
-        await network.apply(plan_network(RoutePolicy(), offer, state, 1300))
-        print("up", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-        await network.remove()
-        print("down", flush=True)
-asyncio.run(main())
-"""
-
-
-@dataclass
-class Client:
-    """A client process with its network up."""
-
-    process: subprocess.Popen[str]
-    guardian: int
-    before: str
-
-
-@pytest.fixture
-def client(routed: Namespace) -> Iterator[Client]:
-    before = routed.snapshot()
-    with subprocess.Popen(
-        [sys.executable, "-c", CLIENT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
-            yield Client(process, guardian_of(process.pid), before)
-        finally:
-            process.kill()
-
-
-def test_sigkill_leaves_no_device_route_rule_or_table(routed: Namespace, client: Client) -> None:
-    assert routed.snapshot() != client.before
-    wait_for_end(client.guardian, client.process.kill)
-    assert routed.snapshot() == client.before
-
-
-def test_killed_together_with_its_guardian_it_leaves_the_network_usable(
-    routed: Namespace, client: Client
-) -> None:
-    wait_for_end(client.guardian, lambda: os.kill(client.guardian, signal.SIGKILL))
-    wait_for_end(client.process.pid, client.process.kill)
-    assert "9484" in routed.ip("rule")
-    assert "dev eth0" in routed.ip("route get 203.0.113.9")
-    asyncio.run(clean_leftovers())
-    # All but the setting, which is harmless alone and unknown to the next client.
+    first = ClientNetwork(lambda _: None)
+    forgotten = first.open_tun(1300)
+    first.apply(FULL)
+    with tunnel() as network:
+        network.apply(SPLIT)
+        assert "default" not in routed.ip("route show table 9484")
+    forgotten.close()
     after = routed.snapshot().replace("src_valid_mark=1", "src_valid_mark=0")
-    assert after == client.before
+    assert after == before, "all but the setting, of which only the first one's records know"
 
 
-def test_without_its_guardian_a_client_cleans_up_itself(routed: Namespace, client: Client) -> None:
-    wait_for_end(client.guardian, lambda: os.kill(client.guardian, signal.SIGKILL))
-    assert client.process.communicate("", timeout=20)[0] == "down\n"
-    assert routed.snapshot() == client.before
+# --- somebody interferes ----------------------------------------------------------------------
 
 
-def test_cleaning_leaves_a_living_client_alone(routed: Namespace, client: Client) -> None:
-    during = routed.snapshot()
-    asyncio.run(clean_leftovers())
-    assert routed.snapshot() == during
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip rule del priority 9484",
+        "ip -6 rule del priority 9484",
+        "ip route flush table 9484",
+        "ip -6 route flush table 9484",
+        "ip route replace blackhole 0.0.0.0/0 table 9484",
+        "ip address flush dev qvpn0",
+        "ip link set qvpn0 down",
+        "nft flush ruleset",
+        "nft delete table arp qvpn_client",
+    ],
+)
+def test_what_somebody_removed_or_changed_is_put_back(routed: Namespace, command: str) -> None:
+    def state() -> str:
+        # The order of routes of one length is that in which they came.
+        return "\n".join(sorted(routed.snapshot().splitlines()))
+
+    with tunnel() as network:
+        network.apply(FULL)
+        wanted = state()
+        assert network.repair() == 0
+        routed.sh(command)
+        assert state() != wanted
+        assert network.repair() > 0
+        assert state() == wanted
+        assert network.repair() == 0
 
 
-@pytest.mark.usefixtures("client")
-def test_a_second_client_is_told_and_harms_nothing(routed: Namespace) -> None:
-    during = routed.snapshot()
-
-    async def scenario() -> None:
-        with Tun.open("qvpn1", 1300) as tun:
-            with pytest.raises(NetworkSetupFailed, match="another qvpn tunnel"):
-                await ClientNetwork(tun).apply(FULL)
-
-    asyncio.run(scenario())
-    assert routed.snapshot() == during
-
-
-def test_the_next_client_waits_for_the_guardian_of_a_killed_one(
-    routed: Namespace, client: Client
-) -> None:
-    async def scenario() -> str:
-        client.process.kill()
-        client.process.wait()
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            rules = routed.ip("rule")
-            await network.remove()
-        return rules
-
-    assert "9484" in asyncio.run(scenario())
-    assert routed.snapshot() == client.before
-
-
-@pytest.mark.usefixtures("namespace")
-def test_the_guardian_is_deaf_to_signals_and_holds_no_descriptor_of_ours() -> None:
-    read, write = os.pipe()
-    os.set_inheritable(write, True)
-    guardian = Guardian.start()
-    child = guardian_of(os.getpid())
-    try:
-        os.close(write)
-        assert os.read(read, 1) == b""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(child, number)
-        guardian.hold([RemoveRules()])
-        assert os.getsid(child) == child
-        outputs = {os.readlink(f"/proc/{child}/fd/{fd}") for fd in (1, 2)}
-        assert outputs == {"/dev/null"}
-    finally:
-        os.close(read)
-        guardian.release()
+def test_a_device_that_somebody_replaced_is_not_touched(routed: Namespace) -> None:
+    with tunnel() as network:
+        network.apply(FULL)
+        routed.ip("link del qvpn0")
+        routed.ip("link add qvpn0 type veth peer name other")
+        before = routed.snapshot()
+        assert network.repair() == 0
+        with pytest.raises(TunUnavailable, match="somebody removed"):
+            network.apply(SPLIT)
+        assert routed.snapshot() == before
+    assert "qvpn0" in routed.ip("link"), "only a TUN of that name can be ours"
 
 
 # --- under reverse-path filters ---------------------------------------------------------------
@@ -454,29 +305,27 @@ def test_the_gateway_is_heard_under_a_strict_reverse_path_filter(
         far = socket.socket(type=socket.SOCK_DGRAM)
         far.bind(GATEWAY)
 
-    async def scenario() -> bool:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(FULL)
-            if without is not None:
-                routed.sh(f"nft delete table {without}")
-            near.sendto(b"request", GATEWAY)
-            far.settimeout(5)
-            _, peer = far.recvfrom(100)
-            with neighbour.entered():
-                neighbour.ip("neighbour flush dev eth0")
-            far.sendto(b"reply", peer)
-            near.settimeout(5 if without is None else 0.5)
-            try:
-                heard = near.recv(100) == b"reply"
-            except TimeoutError:
-                heard = False
-            await network.remove()
-            return heard
-
-    with far, socket.socket(type=socket.SOCK_DGRAM) as near:
+    with (
+        far,
+        socket.socket(type=socket.SOCK_DGRAM) as near,
+        tunnel() as network,
+    ):
         near.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
-        assert asyncio.run(scenario()) == (without is None)
+        network.apply(FULL)
+        if without is not None:
+            routed.sh(f"nft delete table {without}")
+        near.sendto(b"request", GATEWAY)
+        far.settimeout(5)
+        _, peer = far.recvfrom(100)
+        with neighbour.entered():
+            neighbour.ip("neighbour flush dev eth0")
+        far.sendto(b"reply", peer)
+        near.settimeout(5 if without is None else 0.5)
+        try:
+            heard = near.recv(100) == b"reply"
+        except TimeoutError:
+            heard = False
+    assert heard == (without is None)
 
 
 def test_a_neighbour_cannot_reach_the_address_in_the_tunnel(
@@ -486,20 +335,13 @@ def test_a_neighbour_cannot_reach_the_address_in_the_tunnel(
         neighbour.ip("route add 10.86.0.2 via 192.0.2.1")
         outside = socket.socket(type=socket.SOCK_DGRAM)
 
-    async def scenario() -> bytes:
-        with Tun.open(CLIENT_TUN, 1300) as tun:
-            network = ClientNetwork(tun)
-            await network.apply(SPLIT)
-            with socket.socket(type=socket.SOCK_DGRAM) as inside:
-                inside.settimeout(5)
-                inside.bind(("10.86.0.2", 7777))
-                outside.sendto(b"probe", ("10.86.0.2", 7777))
-                # In order behind the probe on the same link, so it tells when that was dealt with.
-                routed.sh("ping -c 1 -W 5 192.0.2.2")
-                inside.sendto(b"own", ("10.86.0.2", 7777))
-                heard = inside.recv(100)
-            await network.remove()
-            return heard
-
-    with outside:
-        assert asyncio.run(scenario()) == b"own"
+    with outside, tunnel() as network:
+        network.apply(SPLIT)
+        with socket.socket(type=socket.SOCK_DGRAM) as inside:
+            inside.settimeout(5)
+            inside.bind(("10.86.0.2", 7777))
+            outside.sendto(b"probe", ("10.86.0.2", 7777))
+            # In order behind the probe on the same link, so it tells when that was dealt with.
+            routed.sh("ping -c 1 -W 5 192.0.2.2")
+            inside.sendto(b"own", ("10.86.0.2", 7777))
+            assert inside.recv(100) == b"own"

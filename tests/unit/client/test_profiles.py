@@ -45,6 +45,36 @@ def test_a_stored_profile_comes_back_equal() -> None:
     assert profiles.load("home") == profile
 
 
+def test_a_profile_keeps_its_kill_switch_and_that_the_lan_is_excluded(config: Path) -> None:
+    policy = profiles.route_policy("all", excluded=["lan", "192.0.2.0/24"])
+    assert policy == RoutePolicy("all-except", (), (ip_network("192.0.2.0/24"),), lan=True)
+    profile = home(policy=policy, kill_switch="always")
+    profiles.save(profile)
+    assert profiles.load("home") == profile
+    assert 'excluded = ["lan","192.0.2.0/24"]' in (config / "home.toml").read_text()
+
+
+def test_a_profile_can_leave_name_servers_alone(config: Path) -> None:
+    profile = home(dns=False)
+    profiles.save(profile)
+    assert profiles.load("home") == profile
+    assert "[dns]\nuse = false\n" in (config / "home.toml").read_text()
+
+
+def test_the_lan_can_be_excluded_and_nothing_else() -> None:
+    with pytest.raises(UsageError, match="only --except knows it"):
+        profiles.route_policy("only", ["lan"])
+
+
+@pytest.mark.parametrize("line", ['kill_switch = "sometimes"', "kill_switch = true"])
+def test_a_kill_switch_that_does_not_exist_damages_the_profile(config: Path, line: str) -> None:
+    profiles.save(home())
+    with (config / "home.toml").open("a") as file:
+        file.write(f"[routes]\n{line}\n")
+    with pytest.raises(UsageError, match="damaged"):
+        profiles.load("home")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     ca_file=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30).map(

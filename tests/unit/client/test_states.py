@@ -39,7 +39,7 @@ def no_jitter() -> float:
 
 
 def machine_in(state: State) -> Machine:
-    machine = Machine(no_jitter, kill_switch=state is State.BLOCKED)
+    machine = Machine(no_jitter, kill_switch="on" if state is State.BLOCKED else "off")
     for event in WAYS[state]:
         machine.handle(event, 0.0)
     assert machine.state is state
@@ -109,6 +109,29 @@ def test_a_network_that_comes_up_ends_the_pause_at_once() -> None:
     assert machine.retry_at is None
 
 
+def test_another_network_starts_the_back_off_afresh() -> None:
+    """What failed on the train says nothing about the office."""
+    machine = machine_in(State.RECONNECTING)
+    for _ in range(8):
+        machine.handle(Event.RETRY_DUE, 0.0)
+        machine.handle(Event.SESSION_LOST, 0.0)
+    assert machine.retry_at == MAX_DELAY
+    machine.handle(Event.NETWORK_UP, 0.0)
+    machine.handle(Event.SESSION_LOST, 0.0)
+    assert machine.retry_at == 0.5
+
+
+def test_a_pause_can_be_shortened_and_not_prolonged() -> None:
+    machine = machine_in(State.RECONNECTING)
+    machine.retry_within(60.0, 0.0)
+    assert machine.retry_at == 0.5
+    machine.retry_within(0.2, 0.0)
+    assert machine.retry_at == 0.2
+    machine.handle(Event.RETRY_DUE, 0.2)
+    machine.retry_within(0.1, 0.2)
+    assert machine.retry_at is None, "no timer runs beside an attempt"
+
+
 def test_disconnecting_ends_only_when_nothing_is_left_whatever_the_session_still_says() -> None:
     machine = machine_in(State.DISCONNECTING)
     for late in (Event.SESSION_UP, Event.SESSION_LOST, Event.SESSION_REJECTED, Event.DISCONNECT):
@@ -118,7 +141,7 @@ def test_disconnecting_ends_only_when_nothing_is_left_whatever_the_session_still
 
 def test_with_a_kill_switch_giving_up_blocks_and_the_user_releases_it() -> None:
     machine = machine_in(State.BLOCKED)
-    assert machine.firewall is FirewallPolicy.BLOCK_ALL
+    assert machine.firewall is FirewallPolicy.BLOCK
     assert machine.handle(Event.DISCONNECT, 1.0).after is State.DISCONNECTED
     assert machine.firewall is FirewallPolicy.OPEN
 
@@ -127,6 +150,16 @@ def test_every_state_names_its_firewall_policy_and_only_resting_states_are_open(
     assert set(FIREWALL) == set(State)
     open_states = {state for state in State if FIREWALL[state] is FirewallPolicy.OPEN}
     assert open_states == {State.DISCONNECTED, State.FAILED}
+
+
+def test_a_kill_switch_for_always_is_open_in_no_state() -> None:
+    machine = Machine(no_jitter, kill_switch="always")
+    assert machine.firewall is FirewallPolicy.BLOCK
+    machine.handle(Event.CONNECT, 0.0)
+    assert machine.handle(Event.SESSION_LOST, 0.0).after is State.BLOCKED
+    machine.handle(Event.DISCONNECT, 0.0)
+    assert machine.state is State.DISCONNECTED
+    assert machine.firewall is FirewallPolicy.BLOCK
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.BLOCKED])

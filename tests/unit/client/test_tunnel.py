@@ -13,29 +13,57 @@ from typing import Any
 import pytest
 
 from qvpn_core.client import tunnel as module
+from qvpn_core.client.attachment import Attachment
+from qvpn_core.client.moving import LeftBehind, Mover
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile, make_profile
-from qvpn_core.client.states import State
+from qvpn_core.client.states import Event, FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import InternalError, Tunnel
-from qvpn_core.errors import AuthenticationFailed, GatewayUnreachable, TunnelLost
+from qvpn_core.errors import (
+    AuthenticationFailed,
+    CaptivePortal,
+    GatewayUnreachable,
+    NoNetwork,
+    TunnelLost,
+    UsageError,
+)
+from qvpn_core.helper.errors import HelperLost
+from qvpn_core.net.plan import KillSwitch
+from qvpn_core.net.watch import Way
 
 PROFILE = make_profile("home", "vpn.example.org", "token")
 UNREACHABLE = GatewayUnreachable("no answer")
 LOST = TunnelLost("gone")
 REJECTED = AuthenticationFailed("not known")
+LEFT_BEHIND = LeftBehind("the network changed")
+PORTAL = CaptivePortal("sign in first", url="http://portal.example/")
 
 
 class Script:
     """What the next sessions do: `True` is up, an exception ends the session, else it stays."""
 
-    def __init__(self, *sessions: tuple[bool | Exception, ...]) -> None:
+    def __init__(self, *sessions: tuple[bool | Exception, ...], can_block: bool = True) -> None:
         self.sessions = list(sessions)
+        self.can_block = can_block
         self.running = 0
         self.started = 0
         self.ended_by_cancellation = 0
+        self.mover: Mover | None = None
 
-    def session(self, profile: Profile, *_: object, on_up: Callable[[], None]) -> ScriptedSession:
+    def session(
+        self,
+        profile: Profile,
+        _policy: RoutePolicy,
+        attachment: Attachment,
+        mover: Mover,
+        *,
+        kill_switch: KillSwitchMode,
+        on_up: Callable[[], None],
+    ) -> ScriptedSession:
+        self.mover = mover
+        if self.can_block and kill_switch != "off":
+            attachment.kill_switch = KillSwitch()
         return ScriptedSession(self, profile, on_up)
 
 
@@ -94,12 +122,13 @@ def play(
     story: Callable[[Tunnel, Watch], Coroutine[Any, Any, None]],
     *,
     random: float = 1.0 - 2**-20,
+    kill_switch: KillSwitchMode = "off",
 ) -> None:
     """Run a tunnel over `script` while `story` drives it."""
     monkeypatch.setattr(module, "Session", script.session)
 
     async def main() -> None:
-        tunnel = Tunnel(PROFILE, RoutePolicy(), random=lambda: random)
+        tunnel = Tunnel(PROFILE, RoutePolicy(), kill_switch, random=lambda: random)
         await asyncio.wait_for(story(tunnel, Watch(tunnel)), 10)
         assert script.running == 0
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -141,6 +170,54 @@ def test_a_first_attempt_that_fails_ends_the_tunnel_with_its_reason(
         assert tunnel.status().error == str(error)
 
     play(monkeypatch, Script((error,)), story)
+
+
+def test_giving_up_with_a_kill_switch_blocks_until_the_user_disconnects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        status = tunnel.status()
+        assert (status.kill_switch, status.firewall) == ("on", FirewallPolicy.BLOCK)
+        assert status.error == str(REJECTED)
+        tunnel.disconnect()
+        await run
+        assert watch.states[-1] is State.DISCONNECTED
+        assert tunnel.status().firewall is FirewallPolicy.OPEN
+
+    play(monkeypatch, Script((True, REJECTED)), story, kill_switch="on")
+
+
+def test_from_blocked_another_profile_is_tried_without_opening_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        other = replace(PROFILE, name="other")
+        for state in (State.BLOCKED, State.CONNECTED):
+            await tunnel.connect(other, RoutePolicy(lan=True), "always")
+            assert tunnel.state is state
+            assert tunnel.status().profile == "other"
+        assert State.DISCONNECTED not in watch.states
+        assert State.FAILED not in watch.states
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((REJECTED,), (LOST,), (True,)), story, kill_switch="on")
+
+
+def test_a_kill_switch_that_could_not_be_put_in_force_does_not_pretend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        with pytest.raises(AuthenticationFailed):
+            await tunnel.run()
+        assert watch.states == [State.CONNECTING, State.FAILED]
+        assert tunnel.status().firewall is FirewallPolicy.OPEN
+
+    play(monkeypatch, Script((REJECTED,), can_block=False), story, kill_switch="always")
 
 
 def test_a_lost_tunnel_comes_back_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +265,130 @@ def test_a_network_that_comes_up_ends_the_pause(monkeypatch: pytest.MonkeyPatch)
 
     # No jitter: the pause would take half a second.
     play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
+
+
+def test_a_session_that_could_not_come_along_is_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        before = asyncio.get_running_loop().time()
+        await watch.until(lambda: watch.states[-1:] == [State.RECONNECTING])
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert asyncio.get_running_loop().time() - before < 0.2
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LEFT_BEHIND), (True,)), story, random=0.0)
+
+
+def test_a_pause_ends_when_another_way_appears_and_not_for_other_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        around = tunnel._surroundings
+        way: list[Way | None] = [None]
+        around.addresses, around.way_to = ("203.0.113.130",), lambda _peer: way[0]
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        for _ in range(3):
+            around.news()  # there is still no network
+            await asyncio.sleep(0)
+        assert tunnel.state is State.RECONNECTING
+        assert script.started == 1
+        way[0] = Way(2, None, None, 1)
+        around.news()
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        tunnel.disconnect()
+        await run
+
+    script = Script((True, LOST), (True,))
+    # Without news the pause would take half a second.
+    play(monkeypatch, script, story, random=0.0)
+
+
+def test_sleep_ends_a_pause_although_the_way_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        around = tunnel._surroundings
+        around.addresses, around.way_to = ("203.0.113.130",), lambda _peer: Way(2, None, None, 1)
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        around.news(3600.0)
+        before = asyncio.get_running_loop().time()
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert asyncio.get_running_loop().time() - before < 0.2
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
+
+
+def test_trouble_of_a_live_session_is_in_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        assert script.mover is not None
+        script.mover.trouble = NoNetwork("no network")
+        assert tunnel.status().state is State.CONNECTED
+        assert tunnel.status().reason == "no-network"
+        script.mover.trouble = None
+        assert tunnel.status().reason is None
+        tunnel.disconnect()
+        await run
+
+    script = Script((True,))
+    play(monkeypatch, script, story)
+
+
+# A captive portal
+
+
+def test_behind_a_portal_it_is_tried_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells when somebody has signed in; a pause of a minute would be too long."""
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        tunnel._machine._attempt = 10  # a minute
+        tunnel._feed(Event.RETRY_DUE)
+        await watch.until(lambda: tunnel.status().reason == "captive-portal")
+        due = tunnel._machine.retry_at
+        assert due is not None
+        assert due - asyncio.get_running_loop().time() <= module.PORTAL_RETRY
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LOST), (PORTAL,)), story, random=0.0)
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_signing_in_lets_a_browser_out_and_says_what_to_open(
+    monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        let_out: list[int] = []
+
+        async def let(seconds: int) -> None:
+            let_out.append(seconds)
+
+        if possible:
+            monkeypatch.setattr(tunnel._attachment, "sign_in", let)
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.RECONNECTING)
+        with pytest.raises(UsageError, match="does not ask"):
+            await tunnel.sign_in(60)
+        tunnel.network_up()
+        await watch.until(lambda: tunnel.status().reason == "captive-portal")
+        if possible:
+            assert await tunnel.sign_in(60) == "http://portal.example/"
+            assert let_out == [60]
+        else:
+            with pytest.raises(HelperLost):
+                await tunnel.sign_in(60)
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LOST), (PORTAL,)), story, random=0.0)
 
 
 def test_a_revoked_device_stops_trying(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from qvpn_core.masque.connect_ip import (
     Role,
     RouteAdvertisement,
 )
-from qvpn_core.transport.dial import connect
 from qvpn_core.transport.interface import (
     H3_MESSAGE_ERROR,
     Headers,
@@ -29,7 +28,8 @@ from qvpn_core.transport.interface import (
     TransportName,
     TunnelHandler,
 )
-from qvpn_core.transport.listen import QuicListener
+from qvpn_core.transport.listeners import GatewayListener
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from qvpn_server import cli
 from qvpn_server.admin_protocol import GatewayStatus, Revoked, RevokeRequest, StatusRequest
@@ -161,7 +161,7 @@ async def running(directory: Path, *options: str, max_sessions: int = 1024) -> A
     )
     with Registry.open(state.registry) as registry:
         gateway = Gateway(config, registry, sessions, forwarder, state)
-        gateway.listener = await QuicListener.start(
+        gateway.listener = await GatewayListener.start(
             config.listen,
             certificate=config.certificate,
             private_key=config.private_key,

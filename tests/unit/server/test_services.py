@@ -17,15 +17,16 @@ from qvpn_core.errors import TunnelLost
 from qvpn_core.masque.capsule import encode_capsule
 from qvpn_core.masque.connect_udp import PROTOCOL
 from qvpn_core.masque.target import IPAddress, make_target
-from qvpn_core.transport.dial import QuicClient, open_connection
 from qvpn_core.transport.interface import (
     H3_CONNECT_ERROR,
+    HttpConnection,
     HttpStream,
     HttpTunnel,
     Refused,
     Request,
     StreamReset,
 )
+from qvpn_core.transport.reach import open_connection
 from qvpn_server import services
 from qvpn_server.admin_protocol import GroupSetRequest, GroupSettings, RevokeRequest
 from tests.unit.server.test_gateway import World, running
@@ -59,7 +60,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 class Device:
     """A device that uses services, by its bearer token."""
 
-    def __init__(self, connection: QuicClient, token: str | None) -> None:
+    def __init__(self, connection: HttpConnection, token: str | None) -> None:
         self.connection = connection
         self.token = token
 

@@ -18,9 +18,10 @@ from aioquic.h3.events import H3Event
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ProtocolNegotiated, QuicEvent
 
-from qvpn_core.transport.dial import connect
+from qvpn_core.transport.dial import SocketFactory, open_socket
 from qvpn_core.transport.interface import Address, HttpTunnel, IncomingRequest, Request
 from qvpn_core.transport.listen import QuicListener
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import CONNECT_IP, Identity, RecordingHandler
 
@@ -53,6 +54,7 @@ async def dial(
     *,
     request: Request = CONNECT_IP,
     timeout: float = 10.0,
+    socket_factory: SocketFactory = open_socket,
 ) -> HttpTunnel:
     """`connect` to an address."""
     return await connect(
@@ -62,6 +64,7 @@ async def dial(
         request=request,
         handler=handler or RecordingHandler(),
         timeout=timeout,
+        socket_factory=socket_factory,
     )
 
 
@@ -75,7 +78,9 @@ class Relay:
     def __init__(self, gateway: Address) -> None:
         self._loop = asyncio.get_running_loop()
         self._gateway = gateway
-        self._client: Address | None = None
+        #: Where the client was seen last, and the one address of its whose packets vanish.
+        self.client: Address | None = None
+        self.dead: Address | None = None
         self._inside = self._socket()
         self._outside = self._socket()
         self._loop.add_reader(self._inside, self._from_client)
@@ -91,8 +96,13 @@ class Relay:
         """Forget the mapping: the gateway sees another port from now on."""
         self._loop.remove_reader(self._outside)
         self._outside.close()
-        self._outside = self._socket()
+        self._outside = self._socket(6 if ":" in self._gateway[0] else 4)
         self._loop.add_reader(self._outside, self._from_gateway)
+
+    def redirect(self, gateway: Address) -> None:
+        """Another way to the gateway: from now on it is reached at another of its addresses."""
+        self._gateway = gateway
+        self.rebind()
 
     def close(self) -> None:
         """Close both sockets."""
@@ -101,16 +111,19 @@ class Relay:
             sock.close()
 
     @staticmethod
-    def _socket() -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    def _socket(version: int = 4) -> socket.socket:
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((LOOPBACK[version], 0))
         return sock
 
     def _from_client(self) -> None:
         for data, sender in _drain(self._inside):
-            self._client = sender
+            self.client = sender
+            if sender == self.dead:
+                continue
             for delay, copy in self.treatment("up", data):
                 self._forward(delay, copy, "up")
 
@@ -126,8 +139,8 @@ class Relay:
             pass  # closed meanwhile
         elif direction == "up":
             self._outside.sendto(data, self._gateway)
-        elif self._client is not None:
-            self._inside.sendto(data, self._client)
+        elif self.client not in (None, self.dead):
+            self._inside.sendto(data, self.client)
 
 
 def _drain(sock: socket.socket) -> list[tuple[bytes, Address]]:

@@ -812,15 +812,18 @@ def unchanged(end: End) -> Iterator[None]:
 PRIVATE_NAMES = {
     "connection": (
         "_ack_delay _ack_eliciting_sent_since_receipt _close_at _close_event _close_pending "
-        "_cryptos _handle_ack_frame _handle_datagram_frame _handshake_complete "
-        "_handshake_confirmed _host_cids _idle_timeout _initialize _is_client _loss "
-        "_max_datagram_size _network_paths _packet_number _payload_received _peer_cid _peer_token "
-        "_remote_max_datagram_frame_size _spaces _spin_bit _spin_highest_pn _state _streams "
-        "_version host_cid tls"
+        "_configuration _cryptos _flush_builder _handle_ack_frame _handle_datagram_frame "
+        "_handle_path_challenge_frame _handshake_complete _handshake_confirmed _host_cids "
+        "_idle_timeout _initialize _is_client _loss _max_datagram_size _network_paths "
+        "_packet_number _parse_transport_parameters _payload_received _peer_cid "
+        "_peer_cid_available _peer_token _remote_max_datagram_frame_size _retire_peer_cid _spaces "
+        "_spin_bit _spin_highest_pn _state _streams _version _write_path_challenge_frame "
+        "change_connection_id host_cid tls"
     ),
     "connection.tls": "_peer_certificate alpn_negotiated",
     "connection._loss": (
-        "_rtt_smoothed _time_of_last_sent_ack_eliciting_packet get_probe_timeout on_packet_sent"
+        "_cc _pacer _pto_count _rtt_initialized _rtt_latest _rtt_min _rtt_smoothed _rtt_variance "
+        "_time_of_last_sent_ack_eliciting_packet get_probe_timeout on_packet_sent"
     ),
     "crypto": "_update_key _update_key_requested decrypt_packet encrypt_packet key_phase recv send",
     "crypto.recv": "aead hp key_phase",
@@ -831,7 +834,7 @@ PRIVATE_NAMES = {
         "largest_received_time received_packets sent_packets"
     ),
     "space.received_packets": "_lower _received add",
-    "path": "addr is_validated",
+    "path": "addr bytes_received bytes_sent is_validated local_challenge_sent peer_cid",
 }
 
 
@@ -856,6 +859,8 @@ def test_the_adapter_overrides_what_aioquic_calls(wire: Wire) -> None:
     table = wire.client.quic._QuicConnection__frame_handlers  # type: ignore[attr-defined]
     for kind in (QuicFrameType.DATAGRAM, QuicFrameType.DATAGRAM_WITH_LENGTH):
         assert table[kind][0].__func__ is TunnelConnection._handle_datagram_frame
+    challenge = table[QuicFrameType.PATH_CHALLENGE][0].__func__
+    assert challenge is TunnelConnection._handle_path_challenge_frame
 
 
 def test_no_udp_payload_exceeds_the_frame_limit_that_we_announce() -> None:

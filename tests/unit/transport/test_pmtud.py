@@ -239,3 +239,57 @@ def test_a_floor_that_is_the_ceiling_needs_one_probe(floor: int) -> None:
     assert search.phase is Phase.SEARCH_COMPLETE
     assert search.size == floor
     assert path.probed == [floor]
+
+
+# Another path
+
+
+def moved(
+    limit: int, *, floor: int = FLOOR, ceiling: int = CEILING
+) -> tuple[PathMtuDiscovery, Path]:
+    """A search that found the ceiling, and then goes over a path of `limit` bytes."""
+    search = Path(CEILING).settle(PathMtuDiscovery(floor=FLOOR, ceiling=CEILING))
+    search.moved(floor=floor, ceiling=ceiling)
+    return search, Path(limit)
+
+
+def test_the_size_of_before_stays_in_use_while_it_is_asked_for() -> None:
+    search, path = moved(CEILING)
+    assert (search.size, search.confirmed) == (CEILING, False)
+    assert search.probes(path.now) == [CEILING]
+    search.probe_acked(CEILING, path.now)
+    assert (search.size, search.confirmed) == (CEILING, True)
+    assert search.phase is Phase.SEARCH_COMPLETE
+
+
+@given(limits)
+def test_every_path_is_measured_after_a_move(limit: int) -> None:
+    search, path = moved(limit)
+    path.settle(search)
+    assert limit - SEARCH_STEP <= search.size <= limit or search.size == CEILING <= limit
+    assert search.confirmed
+
+
+def test_a_wider_path_is_found_at_once_after_a_move() -> None:
+    search = Path(FLOOR + 10).settle(PathMtuDiscovery(floor=FLOOR, ceiling=CEILING))
+    assert search.size <= FLOOR + 10
+    search.moved(floor=FLOOR, ceiling=CEILING)
+    Path(CEILING).settle(search)
+    assert search.size == CEILING
+
+
+def test_a_path_that_is_too_narrow_after_a_move_is_an_error() -> None:
+    search, path = moved(FLOOR - 1)
+    path.settle(search)
+    assert search.phase is Phase.ERROR
+    search.moved(floor=FLOOR, ceiling=CEILING)
+    assert search.confirmed
+    Path(CEILING).settle(search)
+    assert search.size == CEILING
+
+
+def test_a_move_to_the_other_version_of_ip_keeps_to_its_ceiling() -> None:
+    search, path = moved(CEILING, ceiling=CEILING - 20)
+    assert search.size == BASE_PLPMTU
+    path.settle(search)
+    assert search.size == CEILING - 20

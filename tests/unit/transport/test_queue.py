@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qvpn_core.transport.queue import QUEUE_PACKETS, QUEUE_SECONDS, SendQueue
+from qvpn_core.transport.queue import HELD_SECONDS, QUEUE_PACKETS, QUEUE_SECONDS, SendQueue
 
 LIMIT = 8
 SECONDS = 0.1
@@ -21,8 +21,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.model: list[tuple[float, bytes]] = []
         self.now = 50.0
         self.serial = 0
+        self.waited = False
 
-    @rule(seconds=st.sampled_from([0.0, 0.01, 0.04, 0.2]))
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.04, 0.2, 6.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -35,11 +36,18 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.push(packets, self.now) == excess
         del self.model[:excess]
 
-    @rule()
-    def expire(self) -> None:
-        kept = [entry for entry in self.model if entry[0] >= self.now - SECONDS]
-        assert self.queue.expire(self.now) == len(self.model) - len(kept)
+    @rule(patient=st.booleans())
+    def expire(self, patient: bool) -> None:
+        seconds = HELD_SECONDS if patient or self.waited else SECONDS
+        self.waited = patient
+        kept = [entry for entry in self.model if entry[0] >= self.now - seconds]
+        assert self.queue.expire(self.now, patient=patient) == len(self.model) - len(kept)
         self.model = kept
+
+    @rule()
+    def clear(self) -> None:
+        self.queue.clear()
+        self.model.clear()
 
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:

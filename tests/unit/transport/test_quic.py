@@ -32,7 +32,6 @@ from qvpn_core.errors import (
 )
 from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection, TunnelH3Connection
-from qvpn_core.transport.dial import connect
 from qvpn_core.transport.http3 import TOO_BIG, UNKNOWN_CONTEXT, Http3Tunnel
 from qvpn_core.transport.interface import (
     H3_DATAGRAM_ERROR,
@@ -41,6 +40,7 @@ from qvpn_core.transport.interface import (
     IncomingRequest,
 )
 from qvpn_core.transport.listen import QuicListener
+from qvpn_core.transport.reach import connect
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (
     CONNECT_IP,

@@ -12,9 +12,9 @@ import pytest
 from qvpn_core.auth.exporter import Exporter
 from qvpn_core.errors import ProtocolViolation
 from qvpn_core.transport import http3, settings
-from qvpn_core.transport.dial import connect, fetch
 from qvpn_core.transport.http3 import Http3Tunnel, Response
 from qvpn_core.transport.interface import Address, HttpTunnel, IncomingRequest, Request
+from qvpn_core.transport.reach import connect, fetch
 from qvpn_core.transport.tickets import CAPACITY, TicketStore, unpack_ticket
 from qvpn_core.transport.trust import Trust, announced_pins, format_pins
 from tests.unit.transport.helpers import (

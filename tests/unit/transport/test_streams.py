@@ -12,7 +12,7 @@ import pytest
 from qvpn_core.errors import QvpnError, TunnelLost
 from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import MAX_STREAM_WINDOW, WINDOW_GROWTH
-from qvpn_core.transport.dial import QuicClient, open_connection
+from qvpn_core.transport.dial import QuicClient
 from qvpn_core.transport.interface import (
     H3_CONNECT_ERROR,
     H3_REQUEST_CANCELLED,
@@ -23,6 +23,7 @@ from qvpn_core.transport.interface import (
     Request,
     StreamReset,
 )
+from qvpn_core.transport.reach import open_connection
 from qvpn_core.transport.streams import MAX_UNSENT
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (
@@ -68,6 +69,7 @@ class StreamServer:
 @asynccontextmanager
 async def client(address: Address, identity: Identity) -> AsyncIterator[QuicClient]:
     connection = await open_connection(*address, trust=Trust(pins=(identity.pin,)))
+    assert isinstance(connection, QuicClient)
     try:
         yield connection
     finally:

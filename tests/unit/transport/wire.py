@@ -1,7 +1,8 @@
 """Two QUIC connections and the wire between them, without sockets: time is a number.
 
 Packets take `DELAY` seconds; a hook may drop, duplicate or delay each. Everything that is due at
-one instant is delivered as one batch, as a socket would. It refuses to run for ever: a run ends
+one instant is delivered as one batch, as a socket would. An end may have several addresses; what is
+sent to one that it does not have is lost. It refuses to run for ever: a run ends
 when its condition holds, or fails.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import NetworkAddress, QuicConnection
 from aioquic.quic.events import (
     ConnectionTerminated,
     DatagramFrameReceived,
@@ -44,10 +45,12 @@ def everything_arrives(_sender: End, _serial: int, _packet: bytes) -> Sequence[f
 class End:
     """One of the two connections, and what its owner would hold."""
 
-    def __init__(self, name: str, quic: QuicConnection, address: tuple[str, int]) -> None:
+    def __init__(self, name: str, quic: QuicConnection, address: NetworkAddress) -> None:
         self.name = name
         self.quic = quic
         self.address = address
+        #: The addresses at which it can be reached, and what it calls the peer as seen from there.
+        self.reachable: dict[NetworkAddress, NetworkAddress] = {}
         self.other: End = self
         self.queue: deque[bytes] = deque()
         self.prefix = b""
@@ -72,26 +75,28 @@ class End:
         """Why the connection ended, once it did."""
         return next((e for e in self.events if isinstance(e, ConnectionTerminated)), None)
 
-    def receive(self, batch: list[bytes], now: float) -> None:
-        """Take packets that arrived together."""
+    def receive(self, batch: list[bytes], source: NetworkAddress, now: float) -> None:
+        """Take packets that arrived together from one address."""
         if isinstance(self.quic, TunnelConnection):
-            self.quic.receive_datagrams(batch, self.other.address, now)
+            self.quic.receive_datagrams(batch, source, now)
         else:
             for packet in batch:
-                self.quic.receive_datagram(packet, self.other.address, now)
+                self.quic.receive_datagram(packet, source, now)
 
-    def send(self, now: float) -> list[bytes]:
-        """What is due now."""
+    def send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """What is due now, and where it goes."""
         if not self.quic._network_paths:
             return []  # a server that has heard nothing yet
-        sent = [packet for packet, _ in self.quic.datagrams_to_send(now)]
+        sent = self.quic.datagrams_to_send(now)
         if self.queue:
             if isinstance(self.quic, TunnelConnection):
-                sent += self.quic.pack_datagrams(self.queue, self.prefix, now).packets
+                batch = self.quic.pack_datagrams(self.queue, self.prefix, now)
+                to = self.quic.get_peer_address()
+                sent += [(packet, to) for packet in batch.packets]
             else:
                 while self.queue:
                     self.quic.send_datagram_frame(self.prefix + self.queue.popleft())
-                sent += [packet for packet, _ in self.quic.datagrams_to_send(now)]
+                sent += self.quic.datagrams_to_send(now)
         return sent
 
     def collect(self) -> None:
@@ -119,24 +124,56 @@ class Wire:
         self.ends = (self.client, self.server)
         self.now = 100.0
         self.hook: Hook = everything_arrives
-        self._flying: list[tuple[float, int, End, bytes]] = []
+        self._flying: list[tuple[float, int, End, NetworkAddress, bytes]] = []
         self._serial = 0
+        self.client.reachable[CLIENT_ADDRESS] = SERVER_ADDRESS
         client.connect(SERVER_ADDRESS, self.now)
 
-    def inject(self, sender: End, packet: bytes) -> None:
-        """Put a packet on the wire as if `sender` had sent it."""
+    def move_client(self, address: NetworkAddress, *, keep: bool = False) -> None:
+        """The client's packets come from another address, with `keep` the old one still works.
+
+        A NAT does this behind its back; a client that wants it says so with `migrate_client`.
+        """
+        seen_as = self.client.reachable[self.client.address]
+        if not keep:
+            self.client.reachable.clear()
+        self.client.address = address
+        self.client.reachable[address] = seen_as
+
+    def migrate_client(self, address: NetworkAddress, *, keep: bool = False) -> None:
+        """The client moves to another address of its own, by its will."""
+        self.move_client(address, keep=keep)
+        seen_as = (*SERVER_ADDRESS, address)
+        self.client.reachable[address] = seen_as
+        self.client.tunnel.migrate(seen_as, self.now)
+
+    def inject(
+        self,
+        sender: End,
+        packet: bytes,
+        *,
+        source: NetworkAddress | None = None,
+        to: NetworkAddress | None = None,
+    ) -> None:
+        """Put a packet on the wire as if `sender` had sent it, from `source` if need be."""
         sender.packets.append(packet)
+        receiver = sender.other
+        seen_as = source or sender.address
+        if receiver is self.client:
+            if (to or receiver.address) not in receiver.reachable:
+                return
+            seen_as = receiver.reachable[to or receiver.address]
         for extra in self.hook(sender, self._serial, packet):
             heapq.heappush(
-                self._flying, (self.now + DELAY + extra, self._serial, sender.other, packet)
+                self._flying, (self.now + DELAY + extra, self._serial, receiver, seen_as, packet)
             )
         self._serial += 1
 
     def transmit(self) -> None:
         """Let both ends send what they want to send now."""
         for end in self.ends:
-            for packet in end.send(self.now):
-                self.inject(end, packet)
+            for packet, to in end.send(self.now):
+                self.inject(end, packet, to=to)
 
     def run(self, until: Callable[[], object], seconds: float = 20.0) -> None:
         """Let time pass until `until()`; fails after `seconds` of it."""
@@ -169,13 +206,19 @@ class Wire:
     def _advance(self, due: float) -> None:
         self.now = max(self.now, due)
         for end in self.ends:
-            batch = []
+            batch: list[bytes] = []
+            source: NetworkAddress = None
             while self._flying and self._flying[0][0] <= self.now:
                 if self._flying[0][2] is not end:
                     break
-                batch.append(heapq.heappop(self._flying)[3])
+                _, _, _, sender, packet = heapq.heappop(self._flying)
+                if batch and sender != source:
+                    end.receive(batch, source, self.now)
+                    batch = []
+                source = sender
+                batch.append(packet)
             if batch:
-                end.receive(batch, self.now)
+                end.receive(batch, source, self.now)
             at = end.quic.get_timer()
             if at is not None and at <= self.now:
                 end.quic.handle_timer(self.now)

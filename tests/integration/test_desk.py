@@ -1,0 +1,343 @@
+"""Ordinary users on a desktop: permission by the real polkit; what others gain, which is nothing.
+
+The bus, polkitd and pkexec are real and private (tests/world/desk.py); polkit's rules stand in for
+the person who enters a password.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.world import Namespace, plan, probes, snapshot
+from tests.world.desk import SESSION, UNLOCK, USERS, Desk, unavailable
+from tests.world.vpn import Credentials, Vpn, until
+
+pytestmark = pytest.mark.netns
+
+PATIENCE: Final = 20.0
+QVPN: Final = str(Path(sys.executable).parent / "qvpn")
+#: What an attacker may run: everything that the installed client can.
+PROBE: Final = """
+import asyncio, sys
+from ipaddress import ip_interface, ip_network
+from qvpn_core.errors import QvpnError
+from qvpn_core.helper.client import Helper
+from qvpn_core.net.plan import NetworkPlan, Route
+async def main():
+    try:
+        helper = await Helper.start()
+    except QvpnError as error:
+        print(error.reason, flush=True)
+        return
+    print("welcome", flush=True)
+    tun = await helper.open_tun(1300)
+    route = Route(ip_network("198.51.100.0/24"), "tunnel", "advertised")
+    await helper.apply(NetworkPlan((ip_interface("10.86.0.2"),), 1300, (route,)), None)
+    print("applied", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await helper.close()
+    tun.close()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def network(namespaces_work: None) -> Iterator[Namespace]:
+    if reason := unavailable():
+        pytest.skip(reason)
+    with Namespace("desk") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_desk(network: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with Desk(network, tmp_path_factory.mktemp("desk")) as desk:
+        yield desk
+
+
+@pytest.fixture
+def desk(module_desk: Desk, network: Namespace) -> Iterator[Desk]:
+    """One desk for all tests, on which nobody may do anything; the network stays as it was."""
+    before = snapshot(network)
+    module_desk.allow()
+    yield module_desk
+    until(lambda: snapshot(network) == before, "the network is as it was")
+
+
+def probe(desk: Desk, user: str) -> str:
+    """What a session of `user` comes to."""
+    with held(desk, user) as process:
+        assert process.stdout is not None
+        return str(process.stdout.readline()).strip()
+
+
+def held(desk: Desk, user: str) -> subprocess.Popen[str]:
+    """A session of `user` that ends with its standard input."""
+    return subprocess.Popen(
+        desk.as_user(user, [sys.executable, "-X", "dev", "-c", PROBE]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
+
+
+# --- permission -------------------------------------------------------------------------------
+
+
+def test_who_is_allowed_gets_a_session_and_leaves_nothing(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    assert probe(desk, "ada") == "welcome"
+    assert probe(desk, "bob") == "polkit-agent-missing"
+
+
+def test_a_user_whom_nobody_can_ask_is_told_so(desk: Desk) -> None:
+    assert probe(desk, "ada") == "polkit-agent-missing"
+
+
+def test_a_user_whom_a_rule_forbids_it_is_told_so(desk: Desk) -> None:
+    desk.rules("polkit.addRule(function(action, subject) { return polkit.Result.NO; });")
+    assert probe(desk, "ada") == "not-authorized"
+
+
+def test_without_polkit_and_without_pkexec_the_words_say_so(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    desk.sh("mv /run/dbus/system_bus_socket /run/dbus/away")
+    assert probe(desk, "ada") == "polkit-missing"
+    desk.sh("mv /run/dbus/away /run/dbus/system_bus_socket")
+    desk.sh("mount --bind /dev/null /usr/bin/pkexec")  # not executable
+    assert probe(desk, "ada") == "polkit-missing"
+    desk.sh("umount /usr/bin/pkexec")
+    assert probe(desk, "ada") == "welcome"
+
+
+def test_without_an_installed_helper_the_words_say_so(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    desk.sh("mv /usr/local/lib/qvpn /usr/local/lib/away")
+    assert probe(desk, "ada") == "helper-missing"
+    desk.sh("mv /usr/local/lib/away /usr/local/lib/qvpn")
+
+
+def test_without_an_agent_the_terminal_asks_and_a_wrong_password_is_told(desk: Desk) -> None:
+    """pkexec's own agent, on a terminal of the user's: the way of somebody who came by SSH."""
+    controller, terminal = os.openpty()
+    argv = desk.as_user("ada", ["setsid", "--ctty", "--wait", sys.executable, "-c", PROBE])
+    process = subprocess.Popen(argv, stdin=terminal, stdout=terminal, stderr=terminal, cwd="/")
+    os.close(terminal)
+    try:
+        heard = hear(controller, b"Password:")
+        assert b"qvpn needs to change" in heard, "polkit shows what is asked, and why"
+        until(lambda: not termios.tcgetattr(controller)[3] & termios.ECHO, "it listens")
+        os.write(controller, b"wrong\n")
+        hear(controller, b"not-authorized")
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+def hear(terminal: int, word: bytes) -> bytes:
+    """Everything from a terminal until `word` comes."""
+    heard = b""
+    end = time.monotonic() + PATIENCE
+    while word not in heard:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"no {word!r} in {heard!r}"
+        try:
+            heard += os.read(terminal, 4096)
+        except OSError:
+            pytest.fail(f"no {word!r} in {heard!r}")
+    return heard
+
+
+# --- what others gain -------------------------------------------------------------------------
+
+
+def test_an_ordinary_user_cannot_start_the_helper_by_hand(desk: Desk) -> None:
+    for words in (["session"], ["unlock"], ["boot"], []):
+        argv = desk.as_user("ada", ["/usr/local/lib/qvpn/qvpn-helper", *words])
+        done = subprocess.run(argv, capture_output=True, text=True, cwd="/")
+        assert done.returncode in (1, 2)
+        assert done.stderr.count("\n") == 1
+
+
+def test_pkexec_starts_the_helper_for_nothing_but_a_session_or_a_release(desk: Desk) -> None:
+    desk.allow(ada=SESSION + " " + UNLOCK)
+    for words in (["boot"], ["session", "more"], ["unlock", "--force"], ["--help"], []):
+        argv = desk.as_user("ada", ["pkexec", "/usr/local/lib/qvpn/qvpn-helper", *words])
+        done = subprocess.run(argv, capture_output=True, text=True, cwd="/", stdin=-3)
+        assert done.returncode != 0, words
+    # What matches an action is allowed by it, but leads nowhere without a socket from qvpn.
+    argv = desk.as_user("ada", ["pkexec", "/usr/local/lib/qvpn/qvpn-helper", "session"])
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", stdin=-3)
+    assert done.returncode == 1
+    assert "not for the hand" in done.stderr
+
+
+def test_another_user_gains_nothing_from_a_session(desk: Desk, network: Namespace) -> None:
+    desk.allow(ada=SESSION, bob=SESSION + " " + UNLOCK)
+    with held(desk, "ada") as session:
+        assert session.stdout is not None
+        assert [session.stdout.readline() for _ in range(2)] == ["welcome\n", "applied\n"]
+        during = snapshot(network)
+        assert probe(desk, "bob") == "network-taken"
+        done = desk.qvpn("bob", "unlock")
+        assert done.returncode == 1
+        assert "another user" in done.stderr
+        [helper] = helpers(network)
+        for argv in (["kill", "-9", str(helper)], ["cat", f"/proc/{helper}/environ"]):
+            assert subprocess.run(desk.as_user("bob", argv), capture_output=True).returncode
+            assert subprocess.run(desk.as_user("ada", argv), capture_output=True).returncode
+        assert snapshot(network) == during
+        status = json.loads(desk.qvpn("bob", "status", "--json").stdout)
+        assert (status["state"], status["other_user"]) == ("disconnected", "ada")
+        done = desk.qvpn("bob", "down")
+        assert done.returncode == 1
+        assert "a tunnel of ada is up" in done.stderr
+
+
+def helpers(network: Namespace) -> list[int]:
+    """The helpers at work in a namespace."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "ns/net").stat().st_ino == network.path.stat().st_ino:
+                if b"qvpn-helper\0session" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def test_the_run_directory_shows_others_the_owner_and_nothing_else(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    with held(desk, "ada") as session:
+        assert session.stdout is not None
+        assert [session.stdout.readline() for _ in range(2)] == ["welcome\n", "applied\n"]
+        script = "cd /run/qvpn; cat *.owner; cat *.journal *.lock; touch x; rm -f *.owner; ls"
+        done = subprocess.run(
+            desk.as_user("bob", ["sh", "-c", script]), capture_output=True, text=True
+        )
+        assert f'"uid":{USERS["ada"]}' in done.stdout
+        assert done.stderr.count("Permission denied") == 4, done.stderr
+
+
+def test_a_run_directory_that_is_not_roots_is_not_used(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    desk.sh("mv /run/qvpn /run/away; mkdir /run/qvpn; chown ada /run/qvpn")
+    assert probe(desk, "ada") == "network-setup"
+    desk.sh("rm -r /run/qvpn; ln -s /etc /run/qvpn")
+    assert probe(desk, "ada") == "network-setup"
+    desk.sh("rm /run/qvpn; mv /run/away /run/qvpn")
+
+
+def test_a_full_disk_changes_nothing(desk: Desk) -> None:
+    desk.allow(ada=SESSION)
+    desk.sh("mount -t tmpfs -o size=4k,mode=755 full /run/qvpn")
+    desk.sh("head -c 9999 /dev/zero > /run/qvpn/x || true")
+    assert probe(desk, "ada") == "network-setup"
+    desk.sh("umount /run/qvpn")
+
+
+# --- release ----------------------------------------------------------------------------------
+
+
+def test_unlock_frees_the_network_of_a_killed_session_without_a_password(
+    desk: Desk, network: Namespace
+) -> None:
+    before = snapshot(network)
+    desk.allow(ada=SESSION + " " + UNLOCK)
+    with held(desk, "ada") as session:
+        assert session.stdout is not None
+        assert [session.stdout.readline() for _ in range(2)] == ["welcome\n", "applied\n"]
+        for number in helpers(network):
+            os.kill(number, signal.SIGKILL)
+        session.kill()
+    assert "9484" in network.ip("rule")
+    desk.allow(ada=UNLOCK)
+    assert desk.qvpn("ada", "unlock").returncode == 0
+    assert snapshot(network) == before
+    assert desk.qvpn("ada", "unlock").returncode == 0, "again is fine"
+    assert desk.qvpn("bob", "unlock").returncode == 1
+
+
+# --- the whole product ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vpn_desk(
+    vpn: Vpn, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Vpn, Desk, Credentials]]:
+    """A desk in the place of the first client, on which ada has a profile."""
+    if reason := unavailable():
+        pytest.skip(reason)
+    with Desk(vpn.world.client, tmp_path_factory.mktemp("vpn-desk")) as desk:
+        token = vpn.gateway.token("ada")
+        done = desk.qvpn(
+            "ada", "profile", "add", "home", "--gateway", token.gateway,
+            "--token", token.token, "--pin", token.pin,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        desk.allow(ada=SESSION + " " + UNLOCK)
+        yield vpn, desk, token
+
+
+def status_of(desk: Desk) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(desk.qvpn("ada", "status", "--json").stdout)
+    return status
+
+
+def test_an_ordinary_user_connects_uses_and_disconnects(
+    vpn_desk: tuple[Vpn, Desk, Credentials],
+) -> None:
+    vpn, desk, _ = vpn_desk
+    client = vpn.world.client
+    before = snapshot(client)
+    done = desk.qvpn("ada", "up", "home")
+    assert done.returncode == 0, done.stderr
+    assert probes.source_seen(client, plan.ALPHA.v4) == plan.GATEWAY4
+    assert status_of(desk)["state"] == "connected"
+    assert desk.qvpn("ada", "down").returncode == 0
+    assert snapshot(client) == before
+
+
+def test_a_killed_helper_is_replaced_and_the_tunnel_comes_back(
+    vpn_desk: tuple[Vpn, Desk, Credentials],
+) -> None:
+    vpn, desk, _ = vpn_desk
+    client = vpn.world.client
+    before = snapshot(client)
+    assert desk.qvpn("ada", "up", "home").returncode == 0
+    [killed] = helpers(client)
+    os.kill(killed, signal.SIGKILL)
+    until(
+        lambda: helpers(client) not in ([], [killed]) and status_of(desk)["state"] == "connected",
+        "connected by another helper",
+    )
+    assert probes.source_seen(client, plan.ALPHA.v4) == plan.GATEWAY4
+    assert desk.qvpn("ada", "down").returncode == 0
+    assert snapshot(client) == before
+
+
+def test_root_ends_a_users_tunnel_and_it_does_not_come_back(
+    vpn_desk: tuple[Vpn, Desk, Credentials],
+) -> None:
+    vpn, desk, _ = vpn_desk
+    before = snapshot(vpn.world.client)
+    assert desk.qvpn("ada", "up", "home").returncode == 0
+    desk.run(QVPN, "unlock")
+    until(lambda: status_of(desk)["state"] == "failed", "ended")
+    assert status_of(desk)["reason"] == "helper-ended"
+    assert snapshot(vpn.world.client) == before
