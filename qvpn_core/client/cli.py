@@ -28,7 +28,6 @@ from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
 from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE
-from qvpn_core.net import killswitch
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -178,7 +177,7 @@ def _status(arguments: argparse.Namespace) -> int:
         status = reply.status
     else:
         status = instance.last_failure() or Status()
-        held = killswitch.holding()
+        held = _kill_switch_held()
         status = msgspec.structs.replace(
             status,
             other_user=instance.other_user(),
@@ -191,6 +190,13 @@ def _status(arguments: argparse.Namespace) -> int:
         for name, value in _words(status):
             print(f"{name:<11}{value}")
     return 0
+
+
+def _kill_switch_held() -> KillSwitchMode | None:
+    """Which kill switch holds although no tunnel is up."""
+    from qvpn_core.net import killswitch  # not before: proxies run where there is no netfilter
+
+    return killswitch.holding()
 
 
 def _words(status: Status) -> Iterator[tuple[str, str]]:
@@ -227,7 +233,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         if isinstance(reply, control.ExplainReply):
             print(reply.words)
         else:
-            held = killswitch.holding()
+            held = _kill_switch_held()
             but = f", but a kill switch is ({held}): to release it, qvpn unlock" if held else ""
             print(f"{address} goes direct: no tunnel is up{but}")
     return 0

@@ -196,7 +196,8 @@ class Http2Request:
             self._connection.take(self._number, Body(limit, done))
 
     def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        headers = (*headers, alt_svc(self.request.authority))
+        if self.request.scheme:  # else the authority is not ours, but whom CONNECT is to reach
+            headers = (*headers, alt_svc(self.request.authority))
         self._connection.respond(self._number, status, headers, body)
 
     def accept(self, handler: TunnelHandler, headers: Headers = ()) -> Http2Tunnel:

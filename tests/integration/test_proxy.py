@@ -147,6 +147,21 @@ def test_curl_fetches_https_by_name_through_socks(
     assert asked
 
 
+def test_where_udp_is_blocked_tls_carries_the_same(vpn: Vpn, https: Path) -> None:
+    vpn.world.relay.set(block_udp=True)
+    try:
+        with proxy(vpn, "proxy", "home", "--socks", "127.0.0.1:0") as running:
+            address, port = running.address()
+            for _ in range(3):
+                got = curl(
+                    running.client.host, "--proxy", f"socks5h://{address}:{port}",
+                    "--cacert", str(https), "https://www.alpha.test/",
+                )  # fmt: skip
+                assert (got.returncode, len(got.stdout)) == (0, 90_000)
+    finally:
+        vpn.world.relay.clear()
+
+
 def test_curl_fetches_https_through_the_http_proxy(vpn: Vpn, https: Path) -> None:
     with proxy(vpn, "proxy", "home", "--http", "127.0.0.1:0") as running:
         address, port = running.address()
@@ -455,7 +470,7 @@ asyncio.SelectorEventLoop.add_signal_handler = unavailable
 from qvpn_core.client.cli import main
 status = main(sys.argv[1:])
 left = {name for name in sys.modules if name.startswith(("qvpn_core.net.", "qvpn_core.datapath"))}
-assert left <= {"qvpn_core.net.plan"}, left
+assert left <= {f"qvpn_core.net.{name}" for name in ("plan", "names", "survey")}, left  # types
 sys.exit(status)
 """
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from qvpn_core.errors import QvpnError, TunnelLost
 from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import MAX_STREAM_WINDOW, WINDOW_GROWTH
 from qvpn_core.transport.dial import QuicClient
@@ -19,9 +18,7 @@ from qvpn_core.transport.interface import (
     Address,
     HttpStream,
     IncomingRequest,
-    Refused,
     Request,
-    StreamReset,
 )
 from qvpn_core.transport.reach import open_connection
 from qvpn_core.transport.streams import MAX_UNSENT
@@ -105,63 +102,6 @@ async def echo(stream: HttpStream) -> None:
 def buffered(connection: QuicClient) -> int:
     """Bytes that the client keeps to send, or to send again."""
     return connection._dial.http.quic.buffered
-
-
-@in_loop
-async def test_a_request_names_only_its_authority(identity: Identity) -> None:
-    server = StreamServer()
-    async with gateway(identity, server) as listener:
-        async with client(listener.addresses[0], identity) as connection:
-            stream = await connection.open_stream(connect_to("[2001:db8::1]:22"))
-            request = server.requests[0].request
-            assert (request.method, request.authority) == ("CONNECT", "[2001:db8::1]:22")
-            assert (request.scheme, request.path, request.protocol) == ("", "", None)
-            assert dict(stream.response_headers) == {"x-test": "yes"}
-
-
-@in_loop
-async def test_bytes_arrive_in_order_both_ways(identity: Identity) -> None:
-    data = random.Random(1).randbytes(3 << 20)
-    async with pair(identity) as (near, far, _), asyncio.TaskGroup() as group:
-        group.create_task(echo(far))
-        received = group.create_task(read_all(near))
-        for start in range(0, len(data), 50_000):
-            await near.send(data[start : start + 50_000])
-        near.end()
-        assert await received == data
-
-
-@in_loop
-async def test_one_direction_ends_and_the_other_goes_on(identity: Identity) -> None:
-    async with pair(identity) as (near, far, _):
-        await near.send(b"question")
-        near.end()
-        assert await read_all(far) == b"question"
-        assert await far.receive() == b""  # and again
-        await far.send(b"answer")
-        await far.send(b" and more")
-        far.end()
-        assert await read_all(near) == b"answer and more"
-        with pytest.raises(TunnelLost):
-            await near.send(b"too late")
-
-
-@in_loop
-async def test_a_reset_reaches_whoever_waits_at_the_other_end(identity: Identity) -> None:
-    async with pair(identity) as (near, far, connection):
-        reading = asyncio.ensure_future(near.receive())
-        breaking = asyncio.ensure_future(near.broken())
-        far.reset(H3_CONNECT_ERROR)
-        async with asyncio.timeout(PATIENCE):
-            with pytest.raises(StreamReset) as caught:
-                await reading
-            assert await breaking is caught.value
-        assert caught.value.code == H3_CONNECT_ERROR
-        with pytest.raises(StreamReset):
-            await near.send(b"x")
-        # And is nobody else's business.
-        other = await connection.open_stream(connect_to())
-        other.end()
 
 
 @in_loop
@@ -251,25 +191,6 @@ async def test_hundreds_of_streams_at_once_one_of_them_stalled(identity: Identit
 
 
 @in_loop
-async def test_many_stalled_streams_do_not_hold_up_another(identity: Identity) -> None:
-    server = StreamServer()
-    async with gateway(identity, server) as listener:
-        async with client(listener.addresses[0], identity) as connection:
-            fill = []
-            for number in range(40):
-                await connection.open_stream(connect_to())
-                far = await server.stream(number)
-                fill.append(asyncio.ensure_future(far.send(bytes(256 << 10))))
-            near = await connection.open_stream(connect_to())
-            far = await server.stream(40)
-            async with asyncio.timeout(PATIENCE):
-                await far.send(b"still here")
-                assert await near.receive() == b"still here"
-            for task in fill:
-                task.cancel()
-
-
-@in_loop
 async def test_a_loss_on_one_stream_holds_up_no_other(identity: Identity) -> None:
     server = StreamServer()
     lost = asyncio.Event()
@@ -321,22 +242,6 @@ async def test_a_path_that_loses_packets_of_every_kind_loses_no_byte(identity: I
 
 
 @in_loop
-async def test_a_refusal_has_its_status_and_fields(identity: Identity) -> None:
-    def refuse(incoming: IncomingRequest) -> None:
-        incoming.hold()
-        incoming.respond(502, (("proxy-status", "gw; error=dns_error"),), b"no such name\n")
-
-    async with gateway(identity, refuse) as listener:
-        async with client(listener.addresses[0], identity) as connection:
-            for _ in range(3):
-                with pytest.raises(Refused) as caught:
-                    await connection.open_stream(connect_to())
-                assert caught.value.status == 502
-                assert ("proxy-status", "gw; error=dns_error") in caught.value.headers
-            assert connection._dial.http.streams == {}
-
-
-@in_loop
 async def test_what_comes_before_the_answer_is_kept(identity: Identity) -> None:
     waiting: list[IncomingRequest] = []
     changes = Changes()
@@ -380,59 +285,6 @@ async def test_capsules_that_come_before_the_answer_reach_the_tunnel(identity: I
             await handler.until(lambda: handler.data == b"early capsule")
             tunnel.send_packets([b"packet"])
             await ours.until(lambda: ours.received == [b"packet"])
-
-
-@in_loop
-async def test_a_client_that_gives_up_is_noticed_before_the_answer(identity: Identity) -> None:
-    held: list[HttpStream] = []
-    requests: list[IncomingRequest] = []
-    changes = Changes()
-
-    def hold(incoming: IncomingRequest) -> None:
-        held.append(incoming.hold())
-        requests.append(incoming)
-        changes.note()
-
-    async with gateway(identity, hold) as listener:
-        async with client(listener.addresses[0], identity) as connection:
-            opening = asyncio.ensure_future(connection.open_stream(connect_to()))
-            await changes.until(lambda: held)
-            opening.cancel()
-            async with asyncio.timeout(PATIENCE):
-                error = await held[0].broken()
-            assert isinstance(error, StreamReset)
-            assert error.code == H3_REQUEST_CANCELLED
-            requests[0].respond(200)  # nobody hears it
-            with pytest.raises(QvpnError):
-                await requests[0].accept_stream().receive()
-            assert connection._dial.http.streams == {}
-
-
-@pytest.mark.parametrize("end", ["client", "gateway"])
-def test_the_end_of_the_connection_is_the_end_of_its_streams(identity: Identity, end: str) -> None:
-    @in_loop
-    async def story() -> None:
-        server = StreamServer()
-        async with gateway(identity, server) as listener:
-            async with client(listener.addresses[0], identity) as connection:
-                near = await connection.open_stream(connect_to())
-                far = await server.stream()
-                waits = [asyncio.ensure_future(stream.receive()) for stream in (near, far)]
-                ended = asyncio.ensure_future(connection.ended())
-                await asyncio.sleep(0)
-                if end == "client":
-                    connection.close()
-                else:
-                    await listener.close()
-                async with asyncio.timeout(PATIENCE):
-                    for wait in waits:
-                        with pytest.raises(TunnelLost):
-                            await wait
-                    assert isinstance(await ended, TunnelLost)
-                with pytest.raises(TunnelLost):
-                    await connection.open_stream(connect_to())
-
-    story()
 
 
 @in_loop
