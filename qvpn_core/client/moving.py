@@ -117,12 +117,17 @@ class Mover:
         while not await self._news() and self.surroundings.ways() == ways:
             pass
 
-    async def follow(self, tunnel: HttpTunnel) -> NoReturn:
-        """Move `tunnel` along. Raises LeftBehind when it cannot come with us."""
-        if tunnel is not self._tunnel:  # it took the place of another
-            self._tunnel, self._way = tunnel, self.surroundings.way_to(tunnel.peer[0])
+    def switch(self, tunnel: HttpTunnel) -> None:
+        """Move `tunnel` along from now on, which took the place of the one before."""
+        self._tunnel, self._way = tunnel, self.surroundings.way_to(tunnel.peer[0])
+        self.trouble = None
+
+    async def follow(self) -> NoReturn:
+        """Move the tunnel along. Raises LeftBehind when it cannot come with us."""
         while True:
             slept = await self._news()
+            tunnel = self._tunnel
+            assert tunnel is not None
             way = self.surroundings.way_to(tunnel.peer[0])
             if way == self._way and not slept:
                 continue

@@ -121,10 +121,7 @@ class Session:
             self._carry(link, tun)
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
             self._on_up()
-            while True:
-                follow, move = self._follow(link, tun), self._mover.follow(link.tunnel)
-                link = await first_to_end(follow, move)
-                await self._switch(link, tun)
+            await first_to_end(self._go_on(link, tun), self._mover.follow())
         finally:
             if self._link is not None and self._link.datapath is not None:
                 self._link.datapath.close()
@@ -250,6 +247,15 @@ class Session:
         datapath = link.datapath = AioquicDatapath(tun, link.tunnel)
         datapath.start(self._own_addresses())
 
+    async def _go_on(self, link: Link, tun: Tun) -> NoReturn:
+        """Follow the link, and the better ones after it, until one ends.
+
+        A better link becomes the session's own without a wait between: nobody else would close it.
+        """
+        while True:
+            link = await self._follow(link, tun)
+            await self._switch(link, tun)
+
     async def _follow(self, link: Link, tun: Tun) -> Link:
         """Apply what the gateway and the path change, until there is a better link."""
         better = asyncio.create_task(self._uplink.better(link), name="qvpn better transport")
@@ -302,6 +308,7 @@ class Session:
         assert old.datapath is not None
         old.datapath.close()
         self._past = _sum(self._past, old.tunnel.counters, old.datapath.counters.dropped)
+        self._mover.switch(link.tunnel)
         self._carry(link, tun)
         old.datapath = link.datapath  # what is under way on it arrives
         if self._former is not None:

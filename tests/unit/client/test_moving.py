@@ -77,7 +77,7 @@ def following(ways: dict[str, Way | None]) -> Callable[[Story], Callable[[], Non
                     return cast(HttpTunnel, tunnel)
 
                 assert await mover.connect(dial) is cast(HttpTunnel, tunnel)
-                task = asyncio.create_task(mover.follow(cast(HttpTunnel, tunnel)))
+                task = asyncio.create_task(mover.follow())
                 await here.change()
                 assert tunnel.told == [], "nothing has changed yet"
                 await asyncio.wait_for(story(here, mover, tunnel, task), 10)
@@ -92,6 +92,20 @@ def following(ways: dict[str, Way | None]) -> Callable[[Story], Callable[[], Non
         return run
 
     return decorate
+
+
+@following({GATEWAY4: WIFI})
+async def test_the_tunnel_that_took_the_place_of_another_is_followed(
+    here: Here, mover: Mover, tunnel: ScriptedTunnel, task: asyncio.Task[Any]
+) -> None:
+    other = ScriptedTunnel()
+    mover.switch(cast(HttpTunnel, other))
+    await here.change()
+    assert (tunnel.told, other.told) == ([], []), "it took the way that there is"
+    here.table[GATEWAY4] = CABLE
+    await here.change()
+    assert (tunnel.told, other.told) == ([], [0.0])
+    assert not task.done()
 
 
 @following({GATEWAY4: WIFI})
