@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from qvpn_core.errors import PermissionMissing, ProtocolViolation
@@ -172,7 +173,7 @@ def _load() -> None:
 
     By then, an upgrade may have removed the files.
     """
-    from qvpn_core.helper import engine  # noqa: F401
+    import_module("qvpn_core.helper.engine")
 
 
 def serve(started_for: str | None) -> None:
