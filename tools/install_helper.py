@@ -4,7 +4,9 @@
     sudo .venv/bin/python tools/install_helper.py --remove   removes
 
 What root will run is copied to /usr/local/lib/qvpn, where no user can write; a change in the
-checkout is not in it until the next call. It writes there and polkit's description, nothing else.
+checkout is not in it until the next call. Only the interpreter stays where it is, and one that
+others than root can change is refused: polkit starts the helper for a user without a password when
+it is to unlock. It writes there and polkit's description, nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ import argparse
 import importlib.util
 import os
 import shutil
+import stat
 import sys
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -73,6 +78,32 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
+def interpreter() -> Iterator[Path]:
+    """Every file that Python itself is made of, but nothing that it imports from elsewhere."""
+    yield Path(os.path.realpath(sys.executable))
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        library = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
+        yield Path(os.path.realpath(os.path.join(*library)))
+    for directory, below, files in os.walk(os.path.realpath(sysconfig.get_path("stdlib"))):
+        below[:] = [name for name in below if not name.endswith("-packages")]
+        real = (Path(os.path.realpath(os.path.join(directory, name))) for name in files)
+        yield from (path for path in real if path.exists())
+
+
+def weak_spot(path: Path, seen: set[Path]) -> Path | None:
+    """What somebody else than root can change on the way to `path`, or None; `seen` are strong."""
+    for each in (path, *path.parents):
+        if each in seen:
+            break
+        status = each.stat()
+        shared = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != 0 else 0)
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_uid != 0 or (status.st_mode & shared and not sticky):
+            return each
+        seen.add(each)
+    return None
+
+
 def remove() -> None:
     """Undo `install`."""
     shutil.rmtree(TARGET, ignore_errors=True)
@@ -91,6 +122,15 @@ def main() -> int:
     if arguments.remove:
         remove()
     else:
+        seen: set[Path] = set()
+        weak = next((spot for part in interpreter() if (spot := weak_spot(part, seen))), None)
+        if weak is not None:
+            print(
+                f"others than root can change {weak}, which root would run: "
+                "make the virtual environment with the system's python3",
+                file=sys.stderr,
+            )
+            return 1
         install()
         print(f"installed {HELPER} and {POLICY}")
     return 0
