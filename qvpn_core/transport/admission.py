@@ -1,4 +1,4 @@
-"""Who may start a handshake while many want to: sans-IO, time passed in.
+"""Who may start a handshake while many want to, and who stays: sans-IO, time passed in.
 
 A handshake costs the gateway some milliseconds of processor and a stranger almost nothing. So
 there are few at once, beyond them an address must be proven first by Retry (RFC 9000 section
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from enum import Enum
 from ipaddress import ip_address
+from typing import Generic, Protocol, TypeVar
 
 from qvpn_core.transport import settings
 
@@ -20,6 +21,43 @@ FREE_RATE, FREE_BURST = 50.0, 100.0
 SOURCE_RATE, SOURCE_BURST = 8.0, 32.0
 _SOURCES = 4096  # remembered; the one that was silent for longest is forgotten first
 _PREFIX6 = 7  # bytes: the /56 that a customer is given
+
+
+class Stranger(Protocol):
+    """A connection without a tunnel."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether its last request was answered."""
+
+
+_Stranger = TypeVar("_Stranger", bound=Stranger)
+
+
+class Strangers(Generic[_Stranger]):
+    """The connections that carry no tunnel, yet or any more. Of these only the newest stay."""
+
+    def __init__(self) -> None:
+        self._met: dict[_Stranger, None] = {}
+
+    def meet(self, stranger: _Stranger) -> bool:
+        """One more; whether they are too many now, and the owner must `dismiss`."""
+        self._met[stranger] = None
+        return len(self._met) > settings.STRANGERS
+
+    def forget(self, stranger: _Stranger) -> None:
+        """It carries a tunnel, or has ended. Harmless for who is none."""
+        self._met.pop(stranger, None)
+
+    def dismiss(self) -> _Stranger | None:
+        """Who has to go, so that there are not too many: forgotten here, closed by the owner."""
+        if len(self._met) <= settings.STRANGERS:
+            return None
+        # One that was answered, since a device's request may still be under way; the oldest.
+        answered = (each for each in self._met if each.answered)
+        chosen = next(answered, next(iter(self._met)))
+        del self._met[chosen]
+        return chosen
 
 
 class Verdict(Enum):

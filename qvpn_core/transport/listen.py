@@ -34,7 +34,7 @@ from qvpn_core.errors import (
     UsageError,
 )
 from qvpn_core.transport import settings
-from qvpn_core.transport.admission import Admission, Verdict
+from qvpn_core.transport.admission import Admission, Strangers, Verdict
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
@@ -110,13 +110,17 @@ class _Accepted:
             self._listener.admission.half_open -= 1
 
     def _handshake_expired(self) -> None:
-        self.end("")
+        self.end()
 
     def _on_end(self, event: quic_events.ConnectionTerminated) -> None:
         del event
         self._release()
 
-    def end(self, reason: str) -> None:
+    @property
+    def answered(self) -> bool:
+        return self.http.answered
+
+    def end(self, reason: str = "") -> None:
         """Close: the peer is told, tunnels end, and nothing is remembered."""
         self.http.close(reason)
         for tunnel in list(self.http.tunnels.values()):
@@ -144,7 +148,7 @@ class QuicListener:
         self._sockets: list[UdpSocket] = []
         self._by_id: dict[bytes, _Accepted] = {}
         self._accepted: set[_Accepted] = set()
-        self._strangers: dict[_Accepted, None] = {}
+        self._strangers = Strangers[_Accepted]()
         self.on_request = on_request
         self.admission = Admission()
         self.tickets = TicketStore()
@@ -352,28 +356,25 @@ class QuicListener:
             accepted.ids.discard(connection_id)
 
     def met_stranger(self, accepted: _Accepted) -> None:
-        """A connection carries no tunnel, yet or any more. Of these only the newest stay."""
-        self._strangers[accepted] = None
-        if len(self._strangers) > settings.STRANGERS:
+        """A connection carries no tunnel, yet or any more."""
+        if self._strangers.meet(accepted):
             # Not from inside of its receive: it may be in the batch that is being handled.
             self._loop.call_soon(self._dismiss_stranger)
 
     def _dismiss_stranger(self) -> None:
-        if len(self._strangers) > settings.STRANGERS:
-            # One that was answered, since a device's request may still be under way; the oldest.
-            answered = (each for each in self._strangers if each.http.answered)
-            next(answered, next(iter(self._strangers))).end("")
+        if (stranger := self._strangers.dismiss()) is not None:
+            stranger.end()
 
     def admitted(self, accepted: _Accepted) -> None:
         """A connection carries a tunnel."""
-        self._strangers.pop(accepted, None)
+        self._strangers.forget(accepted)
 
     def forget(self, accepted: _Accepted) -> None:
         """Drop a connection that ended."""
         for connection_id in accepted.ids:
             self._by_id.pop(connection_id, None)
         accepted.ids.clear()
-        self._strangers.pop(accepted, None)
+        self._strangers.forget(accepted)
         self._accepted.discard(accepted)
 
 

@@ -17,7 +17,7 @@ from OpenSSL import SSL
 
 from qvpn_core.errors import QvpnError, TunnelLost
 from qvpn_core.transport import settings, tls_settings
-from qvpn_core.transport.admission import Admission, Verdict
+from qvpn_core.transport.admission import Admission, Strangers, Verdict
 from qvpn_core.transport.carrier import Speaker
 from qvpn_core.transport.http1 import Http1Connection, plain_refusal
 from qvpn_core.transport.http2 import Http2Connection
@@ -118,7 +118,7 @@ class TlsListener:
         self.use_certificate(certificate, private_key)
         self._sockets: list[socket.socket] = []
         self._accepted: set[_Accepted] = set()
-        self._strangers: dict[_Accepted, None] = {}
+        self._strangers = Strangers[_Accepted]()
         self._sweeping: asyncio.TimerHandle | None = None
         self.on_request = on_request
         self.admission = Admission()
@@ -238,22 +238,19 @@ class TlsListener:
         self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
 
     def met_stranger(self, accepted: _Accepted) -> None:
-        """A connection carries no tunnel, yet or any more. Of these only the newest stay."""
-        self._strangers[accepted] = None
-        if len(self._strangers) > settings.STRANGERS:
+        """A connection carries no tunnel, yet or any more."""
+        if self._strangers.meet(accepted):
             self._loop.call_soon(self._dismiss_stranger)
 
     def _dismiss_stranger(self) -> None:
-        if len(self._strangers) > settings.STRANGERS:
-            # One that was answered, since a device's request may still be under way; the oldest.
-            answered = (each for each in self._strangers if each.answered)
-            next(answered, next(iter(self._strangers))).end()
+        if (stranger := self._strangers.dismiss()) is not None:
+            stranger.end()
 
     def admitted(self, accepted: _Accepted) -> None:
         """A connection carries a tunnel."""
-        self._strangers.pop(accepted, None)
+        self._strangers.forget(accepted)
 
     def forget(self, accepted: _Accepted) -> None:
         """Drop a connection that ended."""
-        self._strangers.pop(accepted, None)
+        self._strangers.forget(accepted)
         self._accepted.discard(accepted)

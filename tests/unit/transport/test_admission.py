@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qvpn_core.transport import admission, settings
-from qvpn_core.transport.admission import Admission, Verdict
+from qvpn_core.transport.admission import Admission, Strangers, Verdict
 
 
 def spend_what_is_free(door: Admission, now: float) -> None:
@@ -64,3 +66,40 @@ def test_what_is_remembered_of_sources_is_bounded() -> None:
     for number in range(20_000):
         door.judge(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", proven=True, now=1.0)
     assert len(door._sources) == 4096
+
+
+class Caller:
+    def __init__(self, *, answered: bool) -> None:
+        self.answered = answered
+
+
+def test_of_strangers_the_oldest_that_was_answered_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "STRANGERS", 2)
+    strangers = Strangers[Caller]()
+    asking, old, new = Caller(answered=False), Caller(answered=True), Caller(answered=True)
+    assert [strangers.meet(each) for each in (asking, old, old)] == [False, False, False]
+    assert strangers.dismiss() is None
+    assert strangers.meet(new)
+    assert strangers.dismiss() is old
+    assert strangers.dismiss() is None, "they are few enough now"
+
+
+def test_without_an_answered_stranger_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "STRANGERS", 1)
+    strangers = Strangers[Caller]()
+    first, second = Caller(answered=False), Caller(answered=False)
+    strangers.meet(first)
+    assert strangers.meet(second)
+    assert strangers.dismiss() is first
+
+
+def test_who_got_a_tunnel_or_ended_is_no_stranger_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "STRANGERS", 1)
+    strangers = Strangers[Caller]()
+    device, other = Caller(answered=True), Caller(answered=True)
+    strangers.meet(device)
+    strangers.forget(device)
+    strangers.forget(device)
+    assert not strangers.meet(other)
