@@ -24,6 +24,7 @@ from qvpn_core.net.apply import ClientNetwork
 from qvpn_core.net.names import CLIENT_TUN, FWMARK
 from qvpn_core.net.plan import IPAddress, Network, NetworkPlan
 from qvpn_core.net.records import NetworkRecord
+from tests.world.vpn import until
 
 if TYPE_CHECKING:
     from conftest import Namespace
@@ -268,12 +269,14 @@ def test_what_somebody_removed_or_changed_is_put_back(routed: Namespace, command
 
     with tunnel() as network:
         network.apply(FULL)
+        # The kernel makes the local route of an IPv6 address in its own time.
+        until(lambda: "local fd86::2 dev qvpn0" in routed.snapshot(), "the address is local")
         wanted = state()
         assert network.repair() == 0
         routed.sh(command)
         assert state() != wanted
         assert network.repair() > 0
-        assert state() == wanted
+        until(lambda: state() == wanted, "everything is put back")
         assert network.repair() == 0
 
 

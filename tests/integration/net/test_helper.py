@@ -21,6 +21,7 @@ from qvpn_core.helper import protocol, rundir
 from qvpn_core.helper.protocol import Failed, Prefixes
 from qvpn_core.net.names import FWMARK
 from tests.integration.net.raw_helper import HELLO, PATIENCE, RawHelper, apply, unlock
+from tests.world.vpn import until
 
 if TYPE_CHECKING:
     from conftest import Namespace
@@ -423,6 +424,8 @@ def test_a_device_that_became_somebody_elses_is_not_configured(host: Namespace) 
     with RawHelper() as helper:
         tun = helper.open()
         os.close(tun)
+        # The helper closes its own descriptor when it has sent it, perhaps after us.
+        until(lambda: "qvpn0" not in host.ip("link"), "the device is gone")
         host.ip("link add qvpn0 type veth peer name other")
         before = host.snapshot()
         reply = helper.say(apply())
