@@ -70,7 +70,7 @@ class Qvpn(Peer):
                 *("--gateway", f"{GATEWAY_OUTER}:{_PORT}"),
                 *("--token-file", str(token), "--pin", device["pin"]),
             ],
-            env=self._environment(),
+            env=self.environment(),
         )
 
     def start_client(self) -> None:
@@ -81,7 +81,7 @@ class Qvpn(Peer):
                 *(installed("qvpn") or "", "up", _PROFILE, "--only", f"{TARGET}/32"),
                 *("--foreground", "--transport", self.transport),
             ],
-            env=self._environment(),
+            env=self.environment(),
         )
 
     def settle(self) -> None:
@@ -125,7 +125,8 @@ class Qvpn(Peer):
     def _server(self, *arguments: str) -> str:
         return execute([installed("qvpn-server") or "", *arguments])
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What makes the client use the lab's directory."""
         return {
             f"QVPN_{kind}_DIR": str(self.lab.directory / kind.lower())
             for kind in ("CONFIG", "STATE", "RUNTIME")

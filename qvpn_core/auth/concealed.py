@@ -124,6 +124,16 @@ def authenticate(key: DeviceKey, exporter: Exporter, origin: Origin, realm: str 
     return str(_sign(key, output, realm))
 
 
+def credential_field(method: str, protocol: str | None) -> str:
+    """The name of the field that a request's credential is in.
+
+    CONNECT addresses a proxy, whatever its authority says (RFC 9110 section 11.7.1); extended
+    CONNECT addresses a resource like other methods do.
+    """
+    proxied = method == "CONNECT" and protocol is None
+    return "proxy-authorization" if proxied else "authorization"
+
+
 class Verifier:
     """The gateway's side: which enrolled key, if any, a request was authenticated with."""
 

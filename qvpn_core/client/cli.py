@@ -22,12 +22,12 @@ import msgspec
 from qvpn_core.client import control, instance, profiles, sign_in
 from qvpn_core.client.planner import RouteMode, RoutePolicy
 from qvpn_core.client.profiles import Profile, TransportChoice
+from qvpn_core.client.proxy import cli as proxy_cli
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
 from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE
-from qvpn_core.net import killswitch
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -177,7 +177,7 @@ def _status(arguments: argparse.Namespace) -> int:
         status = reply.status
     else:
         status = instance.last_failure() or Status()
-        held = killswitch.holding()
+        held = _kill_switch_held()
         status = msgspec.structs.replace(
             status,
             other_user=instance.other_user(),
@@ -190,6 +190,13 @@ def _status(arguments: argparse.Namespace) -> int:
         for name, value in _words(status):
             print(f"{name:<11}{value}")
     return 0
+
+
+def _kill_switch_held() -> KillSwitchMode | None:
+    """Which kill switch holds although no tunnel is up."""
+    from qvpn_core.net import killswitch  # not before: proxies run where there is no netfilter
+
+    return killswitch.holding()
 
 
 def _words(status: Status) -> Iterator[tuple[str, str]]:
@@ -226,7 +233,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         if isinstance(reply, control.ExplainReply):
             print(reply.words)
         else:
-            held = killswitch.holding()
+            held = _kill_switch_held()
             but = f", but a kill switch is ({held}): to release it, qvpn unlock" if held else ""
             print(f"{address} goes direct: no tunnel is up{but}")
     return 0
@@ -422,6 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     explain.add_argument("destination", metavar="DEST", help="an address or a name")
 
+    proxy_cli.add_parsers(commands)
     _profile_parsers(commands.add_parser("profile", help="the gateways that are known"))
     return parser
 
@@ -457,9 +465,9 @@ def _interruptible() -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+    # Windows has no SIGHUP.
+    numbers = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    previous = {number: signal.signal(number, interrupt) for number in dict.fromkeys(numbers)}
     try:
         yield
     finally:

@@ -5,9 +5,7 @@ The lock dies with the process that holds it, so there is nothing stale to clean
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pwd
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +16,6 @@ import msgspec
 from qvpn_core.client import paths
 from qvpn_core.client.status import Status
 from qvpn_core.errors import QvpnError, UsageError
-from qvpn_core.helper.rundir import owner
 
 _status = msgspec.json.Decoder(Status)
 
@@ -26,6 +23,8 @@ _status = msgspec.json.Decoder(Status)
 @contextmanager
 def single_instance() -> Iterator[None]:
     """Hold the lock. Raises UsageError when another agent has it."""
+    import fcntl  # here and below: proxies run on systems without these
+
     path = paths.runtime_dir() / "agent.lock"
     try:
         paths.make_private(path.parent)
@@ -59,6 +58,10 @@ def wait_until_gone(timeout: float) -> bool:
 
 def other_user() -> str | None:
     """Who else has a tunnel up on this machine: a name, or a number without one."""
+    import pwd
+
+    from qvpn_core.helper.rundir import owner
+
     holder = owner()
     if holder is None or holder.uid == os.geteuid():
         return None

@@ -9,7 +9,6 @@ desktop session is its own. It refuses backends of `keyring` that would only be 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -136,7 +135,7 @@ def _store_in_service(profile: str, key: DeviceKey) -> bool:
 
 def _service() -> KeyringBackend | None:
     """The desktop's service by way of `keyring`, None when there is none to trust."""
-    if os.geteuid() == 0:
+    if paths.is_root():
         return None
     try:
         import keyring

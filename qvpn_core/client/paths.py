@@ -35,6 +35,11 @@ def runtime_dir() -> Path:
     )
 
 
+def is_root() -> bool:
+    """Whether we are root; nobody is, on systems without user IDs."""
+    return getattr(os, "geteuid", lambda: None)() == 0
+
+
 def make_private(directory: Path) -> Path:
     """Create `directory` for its owner only (0700), unless it exists. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +63,7 @@ def write_private(path: Path, data: bytes) -> None:
 def _directory(override: str, xdg: str, default: str, system: Path) -> Path:
     if value := os.environ.get(override):
         return Path(value).absolute()
-    if os.geteuid() == 0:
+    if is_root():
         return system
     base = os.environ.get(xdg, "")
     # Relative values are invalid and ignored (XDG Base Directory Specification, basics).

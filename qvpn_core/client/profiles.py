@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,6 +29,7 @@ from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
 from qvpn_core.masque.uri_template import DEFAULT_TEMPLATE, expand, split_template
 from qvpn_core.net.plan import Network
+from qvpn_core.transport.interface import TransportName
 from qvpn_core.transport.trust import Trust, parse_pin
 
 DEFAULT_PORT = 443
@@ -37,6 +38,12 @@ ALL_ROUTES = RoutePolicy()
 #: Among exclusions: the networks of the LAN, whatever they are.
 LAN_WORD = "lan"
 TransportChoice = Literal["auto", "quic", "tls"]
+#: What is tried for a choice, first things first.
+TRANSPORTS: Final[dict[TransportChoice, tuple[TransportName, ...]]] = {
+    "auto": ("quic", "tls"),
+    "quic": ("quic",),
+    "tls": ("tls",),
+}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1

@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_interface
 from typing import NoReturn
 
-from qvpn_core.client import profiles
 from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.captive import Portal, find_portal
-from qvpn_core.client.credential import request_maker
+from qvpn_core.client.credential import learn_pins, request_maker
 from qvpn_core.client.dns_policy import choose_dns
 from qvpn_core.client.explain import warnings
 from qvpn_core.client.link import Link
@@ -53,7 +52,6 @@ from qvpn_core.net.tun import Tun
 from qvpn_core.transport.dial import resolve
 from qvpn_core.transport.interface import Address, HttpTunnel, TunnelCounters
 from qvpn_core.transport.reach import Target, endpoints_of
-from qvpn_core.transport.trust import PINS_FIELD, announced_pins
 
 log = logging.getLogger("qvpn.session")
 
@@ -115,7 +113,7 @@ class Session:
     async def _run(self) -> NoReturn:
         try:
             link = await self._connect()
-            self._learn_pins(link.tunnel)
+            self.profile = learn_pins(self.profile, link.tunnel.response_headers)
             await link.configure()
             tun = self._tun = await self._attachment.attach(*self._plans(link))
             self._carry(link, tun)
@@ -227,19 +225,6 @@ class Session:
             hint = f"run qvpn sign-in, and open {portal.url} in a browser"
         return CaptivePortal(what, hint, url=portal.url)
 
-    def _learn_pins(self, tunnel: HttpTunnel) -> None:
-        """Keep the pins that the gateway announces: it may soon change its key."""
-        field = dict(tunnel.response_headers).get(PINS_FIELD)
-        pins = announced_pins(field, self.profile.trust)
-        if pins is None or set(pins) == set(self.profile.trust.pins):
-            return
-        try:
-            self.profile = profiles.learn_pins(self.profile, pins)
-        except QvpnError as error:
-            log.warning("the gateway's next key is not remembered: %s", error)
-        else:
-            log.info("the gateway announced its next key")
-
     # Following
 
     def _carry(self, link: Link, tun: Tun) -> None:
@@ -316,7 +301,7 @@ class Session:
         self._former = old
         asyncio.get_running_loop().call_later(HANDOVER, old.close)
         log.info("moved from %s to %s", old.tunnel.transport, link.tunnel.transport)
-        self._learn_pins(link.tunnel)
+        self.profile = learn_pins(self.profile, link.tunnel.response_headers)
         await self._apply(link)
 
     async def _look_around(self) -> None:

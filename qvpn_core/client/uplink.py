@@ -15,7 +15,7 @@ from typing import Final
 
 from qvpn_core.client.link import Link
 from qvpn_core.client.networks import Networks
-from qvpn_core.client.profiles import TransportChoice
+from qvpn_core.client.profiles import TRANSPORTS, TransportChoice
 from qvpn_core.errors import QvpnError
 from qvpn_core.transport.dial import Endpoint, RequestMaker
 from qvpn_core.transport.interface import TransportName
@@ -24,11 +24,6 @@ from qvpn_core.transport.reach import Connection, Target, reach
 
 log = logging.getLogger("qvpn.transport")
 
-TRANSPORTS: Final[dict[TransportChoice, tuple[TransportName, ...]]] = {
-    "auto": ("quic", "tls"),
-    "quic": ("quic",),
-    "tls": ("tls",),
-}
 #: Seconds between two looks at QUIC, the silence from which TLS is tried beside it, in round trips
 #: when these are long, and the pause after a try that failed.
 LOOK: Final = 0.5

@@ -9,6 +9,7 @@ connection IDs, timers, loss detection and close; what is added here:
   block all others for ever;
 - the packet size can change while the connection lives, and padded probes of any size can be sent
   (RFC 9000 section 14.4);
+- flow control follows what owners have read, where aioquic doubles every window that was used;
 - the client can move to another local address, and the server follows it carefully (RFC 9000
   section 9): what aioquic lacks of that is here, what it has (challenges, the anti-amplification
   limit, going back to a validated path) is its own;
@@ -58,6 +59,7 @@ from aioquic.quic.packet_builder import (
     QuicSentPacket,
 )
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
 
@@ -82,6 +84,10 @@ _ACK_ROOM = 48
 # Bytes of an HTTP/3 frame that are kept until the rest arrives: no honest head is larger.
 MAX_BUFFERED_FRAME = 64 << 10
 
+# The window of a stream whose owner keeps up grows to this (bytes), from the configured one.
+MAX_STREAM_WINDOW = 1 << 20
+# What the windows of all streams of a connection together may grow by (bytes).
+WINDOW_GROWTH = 16 << 20
 #: Bytes of UDP payload that every QUIC path carries (RFC 9000 section 14).
 BASE_PACKET = 1200
 #: What may be sent to an address that has not been validated, per byte received from there
@@ -93,6 +99,7 @@ PACKET_NUMBER = 2  # bytes; what aioquic sends
 _SAMPLE_AT = 4  # bytes from the start of the packet number (RFC 9001 section 5.4.2)
 _SAMPLE = 16
 _NONCE = 12
+_LIMIT_FRAME = 1 + 8 + 8  # bytes of MAX_STREAM_DATA at most (RFC 9000 section 19.10)
 _DATAGRAM = int(QuicFrameType.DATAGRAM)
 _DATAGRAM_WITH_LENGTH = int(QuicFrameType.DATAGRAM_WITH_LENGTH)
 _ACK = int(QuicFrameType.ACK)
@@ -179,6 +186,7 @@ class TunnelConnection(QuicConnection):
         self.packets_lost = 0
         self._large_lost_in_a_row = 0
         self._exporter: Exporter | None = None
+        self._init_flow_control(configuration)
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
         self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
@@ -270,6 +278,130 @@ class TunnelConnection(QuicConnection):
             and stream.sender._buffer_fin is None
             and stream.sender._reset_error_code is None
         )
+
+    # Flow control (RFC 9000 section 4)
+
+    def _init_flow_control(self, configuration: QuicConfiguration) -> None:
+        #: Bytes that were delivered to owners who have not read them, by stream, and in all.
+        self._unread: dict[int, int] = {}
+        self._unread_total = 0
+        #: Windows of the streams that have an owner. The others are read as they arrive.
+        self._windows: dict[int, int] = {}
+        self._growth_left = WINDOW_GROWTH
+        self._delivered_total = 0  # or never to be delivered: the rest of a stream that was reset
+        self._connection_window = configuration.max_data
+        #: Streams whose limit may be worth raising.
+        self._limits_due: set[int] = set()
+
+    def own_stream(self, stream_id: int) -> None:
+        """From now on what arrives on the stream is unread until `bytes_read` says otherwise."""
+        self._unread[stream_id] = 0
+        self._windows[stream_id] = self._configuration.max_stream_data
+
+    def bytes_held(self, stream_id: int, count: int) -> None:
+        """`count` of the bytes that arrived on an owned stream wait for its owner."""
+        self._unread[stream_id] += count
+        self._unread_total += count
+
+    def bytes_read(self, stream_id: int, count: int) -> None:
+        """The owner of a stream has read `count` of its bytes."""
+        self._unread[stream_id] -= count
+        self._unread_total -= count
+        if stream_id in self._streams:
+            self._limits_due.add(stream_id)
+
+    def disown_stream(self, stream_id: int) -> None:
+        """The owner of a stream, if it has one, reads no more of it."""
+        self._unread_total -= self._unread.pop(stream_id, 0)
+        window = self._windows.pop(stream_id, 0)
+        self._growth_left += max(0, window - self._configuration.max_stream_data)
+
+    def admit_streams(self, count: int) -> None:
+        """Let the peer, once known, have that many streams open, each with its full window.
+
+        So one whose owner does not read holds up no other (RFC 9000 section 4.1).
+        """
+        limit = self._local_max_streams_bidi
+        limit.value = max(limit.value, count)
+        self._connection_window = count * self._configuration.max_stream_data + WINDOW_GROWTH
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes that were written to a stream and never sent."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.sender._buffer_stop - stream.sender.highest_offset
+
+    @property
+    def stream_data_waits(self) -> bool:
+        """Whether streams have something to send, or to send again."""
+        return any(not stream.sender.buffer_is_empty for stream in self._streams.values())
+
+    def abort_stream(self, stream_id: int, error_code: int) -> None:
+        """Reset what is still open of both directions."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            if not stream.sender.is_finished:
+                stream.sender.reset(error_code)
+            if not stream.receiver.is_finished:
+                self.stop_stream(stream_id, error_code)
+
+    def next_event(self) -> quic_events.QuicEvent | None:
+        """As aioquic's; what it delivers counts for flow control."""
+        event = super().next_event()
+        if isinstance(event, quic_events.StreamDataReceived):
+            self._delivered_total += len(event.data)
+            self._limits_due.add(event.stream_id)
+        elif isinstance(event, quic_events.StreamReset):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                receiver = stream.receiver
+                self._delivered_total += receiver.highest_offset - receiver._buffer_start
+        return event
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        number = stream.stream_id
+        if number not in self._limits_due:
+            return
+        if not stream.receiver.is_finished:
+            window = self._windows.get(number, self._configuration.max_stream_data)
+            unread = self._unread.get(number, 0)
+            limit = stream.receiver._buffer_start - unread + window
+            if limit - stream.max_stream_data_local >= window // 2:
+                if not unread and window <= min(MAX_STREAM_WINDOW // 2, self._growth_left):
+                    if number in self._windows:
+                        self._growth_left -= window
+                        self._windows[number] = 2 * window
+                        limit += window
+                stream.max_stream_data_local = limit
+            if stream.max_stream_data_local_sent != stream.max_stream_data_local:
+                buffer = builder.start_frame(
+                    QuicFrameType.MAX_STREAM_DATA,
+                    capacity=_LIMIT_FRAME,
+                    handler=self._on_max_stream_data_delivery,
+                    handler_args=(stream,),
+                )
+                buffer.push_uint_var(number)
+                buffer.push_uint_var(stream.max_stream_data_local)
+                stream.max_stream_data_local_sent = stream.max_stream_data_local
+        self._limits_due.discard(number)
+
+    def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
+        super()._on_max_stream_data_delivery(delivery, stream)
+        if delivery is not QuicDeliveryState.ACKED and stream.stream_id is not None:
+            self._limits_due.add(stream.stream_id)
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        data = self._local_max_data
+        limit = self._delivered_total - self._unread_total + self._connection_window
+        if limit - data.value >= self._connection_window // 2:
+            data.value = limit
+        # aioquic's own method would double the limit when it is half used.
+        used, data.used = data.used, 0
+        try:
+            super()._write_connection_limits(builder, space)
+        finally:
+            data.used = used
 
     def take_issued_connection_ids(self) -> list[bytes]:
         """Connection IDs of ours that were sent to the peer since the last call."""
@@ -961,6 +1093,14 @@ class TunnelH3Connection(H3Connection):
                 self._is_done = True
                 self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)
         return http_events
+
+    def stopped_sending(self, stream_id: int) -> None:
+        """Our direction of a stream was reset: forget the stream when the peer's is over too."""
+        stream = self._stream.get(stream_id)
+        if stream is not None:
+            stream.sending_ended = True
+            if stream.is_ended():
+                del self._stream[stream_id]
 
     @property
     def peer_takes_tunnels(self) -> bool | None:

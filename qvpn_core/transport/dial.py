@@ -34,21 +34,24 @@ from qvpn_core.transport import settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
-    Refused,
     Response,
     lost,
     too_narrow,
 )
 from qvpn_core.transport.interface import (
+    Address,
+    HttpStream,
     HttpTunnel,
+    Refused,
     Request,
+    TransportName,
     TunnelHandler,
 )
 from qvpn_core.transport.liveness import Liveness, Step
 from qvpn_core.transport.resolver import look_up
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpPath, UdpSocket, address_text
+from qvpn_core.transport.udp import UdpPath, address_text, connected_udp
 
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
@@ -73,7 +76,7 @@ class Endpoint:
 
 async def open_socket(family: int, kind: int) -> socket.socket:
     """The plain `SocketFactory`, for whoever needs no mark."""
-    return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    return socket.socket(family, kind)  # Python's sockets are not inherited (PEP 446)
 
 
 _MTU_SECONDS = 1.0  # for the path MTU, when nobody is in a hurry
@@ -364,6 +367,11 @@ class QuicDial:
             async with asyncio.timeout(_MTU_SECONDS):
                 await self.http.path_known.wait()
 
+    def share(self) -> QuicClient:
+        """Keep the connection, for any number of requests."""
+        self.http.liveness = Liveness()
+        return QuicClient(self)
+
     async def is_gateway(self) -> bool:
         """Wait for the handshake and the peer's settings: whether it takes tunnels."""
         return await self._unless_ended(self.http.ready)
@@ -422,13 +430,48 @@ async def resolve(host: str, port: int) -> list[Endpoint]:
     return [Endpoint(family, address) for family, address in unique]
 
 
+class QuicClient:
+    """An open connection; see `interface.HttpConnection`."""
+
+    transport: TransportName = "quic"
+
+    def __init__(self, dial: QuicDial) -> None:
+        self._dial = dial
+
+    @property
+    def peer(self) -> Address:
+        return self._dial.http.peer
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        return self._dial.http.quic.export_keying_material(label, context, length)
+
+    async def open_stream(self, request: Request) -> HttpStream:
+        self._check()
+        return await self._dial.http.open_stream(request)
+
+    async def open_tunnel(self, request: Request, handler: TunnelHandler) -> HttpTunnel:
+        self._check()
+        return await self._dial.http.request(request, handler)
+
+    async def ended(self) -> QvpnError:
+        return await asyncio.shield(self._dial.end)
+
+    def close(self) -> None:
+        self._dial.fail(TunnelLost("the connection was closed"))
+        self._dial.close()
+
+    def _check(self) -> None:
+        if self._dial.end.done():
+            raise self._dial.end.result()
+
+
 async def _open_path(endpoint: Endpoint, socket_factory: SocketFactory) -> UdpPath:
     """A socket of its own to an address. Raises GatewayUnreachable, and what the factory raises."""
     address = endpoint.address
     sock = await socket_factory(endpoint.family, socket.SOCK_DGRAM)
     try:
         sock.connect(address)
-        return UdpPath(address[0], address[1], UdpSocket(sock))
+        return UdpPath(address[0], address[1], connected_udp(sock))
     except OSError as error:
         sock.close()
         raise GatewayUnreachable(

@@ -19,6 +19,7 @@ from qvpn_core.transport.http2_streams import Body
 from qvpn_core.transport.interface import (
     Address,
     Headers,
+    HttpStream,
     HttpTunnel,
     IncomingRequest,
     Request,
@@ -193,6 +194,14 @@ class Http1Request:
     def accept(self, handler: TunnelHandler, headers: Headers = ()) -> HttpTunnel:
         """Never: its requests have no `:protocol`. Raises RuntimeError."""
         raise RuntimeError("HTTP/1.1 carries no tunnels here")
+
+    def hold(self) -> HttpStream:
+        """Never: all its requests have a scheme. Raises RuntimeError."""
+        raise RuntimeError("HTTP/1.1 carries no streams here")
+
+    def accept_stream(self, headers: Headers = ()) -> HttpStream:
+        """Never, as `hold`. Raises RuntimeError."""
+        raise RuntimeError("HTTP/1.1 carries no streams here")
 
 
 def plain_refusal(status: int) -> bytes:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -32,26 +33,25 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from qvpn_core.errors import ProtocolViolation, QvpnError, TunnelLost
-from qvpn_core.transport import tls_settings
+from qvpn_core.transport import settings, tls_settings
 from qvpn_core.transport.carrier import Carrier
+from qvpn_core.transport.http2_bytes import TO_HTTP2, ByteStreams, why_broken
 from qvpn_core.transport.http2_streams import Answer, Fetch, Fields, StreamLost, Taker, text_fields
 from qvpn_core.transport.http2_tunnel import Http2Request, Http2Tunnel
-from qvpn_core.transport.http3 import Refused, Response, parse_request
+from qvpn_core.transport.http3 import Response, parse_request
 from qvpn_core.transport.interface import (
     H3_REQUEST_CANCELLED,
     Headers,
     IncomingRequest,
+    Refused,
     Request,
     TunnelHandler,
 )
+from qvpn_core.transport.streams import ByteStream
 
 log = logging.getLogger(__name__)
 
 _BITE = 1 << 14  # bytes between two looks at what the frames in them cost
-_DEFAULT_WINDOW = 65535  # RFC 9113 section 6.9.2
-
-#: HTTP/3's codes, in which users of a tunnel speak, in HTTP/2's (RFC 9113 section 7).
-_ERRORS = {H3_REQUEST_CANCELLED: ErrorCodes.CANCEL}
 
 
 @dataclass(slots=True)
@@ -91,8 +91,14 @@ class Http2Connection:
         self._h2.decoder.max_header_list_size = tls_settings.MAX_HEADERS
         self._h2.initiate_connection()
         self._wide = False
+        #: At the gateway: whether the peer has proven to be a device; at the client, whether it
+        #: has opened a stream. It then may have many.
+        self.known = False
         self._streams: dict[int, _Stream] = {}
         self.tunnels: dict[int, Http2Tunnel] = {}
+        self.streams = ByteStreams(self)
+        #: Whose turn it is to send: neither keeps the other waiting.
+        self._turns = (self._pull_stream, self._pull_tunnel)
         self._tokens, self._refilled = tls_settings.FRAME_BURST, carrier.now()
         #: Nothing is received any more; what `pull` still has is the last.
         self.over = False
@@ -102,7 +108,9 @@ class Http2Connection:
         #: At the client: whether the peer takes tunnels; None before its SETTINGS.
         self.takes_tunnels: bool | None = None
         self.on_settings: Callable[[], None] = lambda: None
-        #: At the gateway: called when a tunnel was accepted, and when the last one ended.
+        #: At the client: called when there may be room for another request.
+        self.on_room: Callable[[], None] = lambda: None
+        #: At the gateway: called when a tunnel or a stream was accepted, and when the last ended.
         self.on_accept: Callable[[], None] = lambda: None
         self.on_vacant: Callable[[], None] = lambda: None
         if client:
@@ -124,6 +132,7 @@ class Http2Connection:
             log.exception("the connection with %s failed by a defect", self.carrier.peer)
             self._h2.close_connection(ErrorCodes.INTERNAL_ERROR)
             self._break_off(TunnelLost("the connection failed by a defect"))
+        self.on_room()
         self.carrier.wake()
 
     def _handle(self, event: Event) -> None:
@@ -133,7 +142,7 @@ class Http2Connection:
             case DataReceived():
                 self._data(event)
             case RequestReceived():
-                if self._affordable(tls_settings.REQUEST_COST):
+                if self._affordable(1.0 if self.known else tls_settings.REQUEST_COST):
                     self._request(event)
             case StreamEnded(stream_id=number) if number is not None:
                 self._stream_ended(number)
@@ -152,8 +161,7 @@ class Http2Connection:
             case _ if not self._affordable(1.0):
                 pass
             case StreamReset(stream_id=number, error_code=code) if number is not None:
-                words = f"the peer reset the tunnel (HTTP/2 error {int(code or 0):#x})"
-                self._lose(number, StreamLost(words))
+                self._lose(number, StreamLost(int(code or 0)))
             case RemoteSettingsChanged(changed_settings=changed):
                 if self.takes_tunnels is None:
                     setting = changed.get(SettingCodes.ENABLE_CONNECT_PROTOCOL)
@@ -190,8 +198,11 @@ class Http2Connection:
             return
         if stream is not None and stream.taker is not None and data:
             stream.taker.data(data)
+        done = event.flow_controlled_length or 0
+        if number in self.streams.open:
+            done -= len(data)  # until its owner reads it
         # Handed on or thrown away, so there is room for as much again.
-        self._h2.acknowledge_received_data(event.flow_controlled_length or 0, number)
+        self._h2.acknowledge_received_data(done, number)
 
     def _stream_ended(self, number: int) -> None:
         stream = self._streams.get(number)
@@ -219,18 +230,27 @@ class Http2Connection:
         control = self._h2.data_to_send()
         if control or self.over:
             return control
+        first, second = self._turns
+        self._turns = second, first
+        return self._h2.data_to_send() if first() or second() else b""
+
+    def _pull_stream(self) -> bool:
         for number in list(self._streams):
             if self._send_waiting(number):
                 # The next in turn goes first, the next time.
                 if number in self._streams:
                     self._streams[number] = self._streams.pop(number)
-                return self._h2.data_to_send()
+                return True
+        return False
+
+    def _pull_tunnel(self) -> bool:
         for number, tunnel in self.tunnels.items():
             data = tunnel.take(self._room(number))
             if data:
                 self._send_data(number, data)
-                return self._h2.data_to_send()
-        return b""
+                self.tunnels[number] = self.tunnels.pop(number)
+                return True
+        return False
 
     def _room(self, number: int) -> int:
         return min(
@@ -256,6 +276,7 @@ class Http2Connection:
             if stream.offset == len(stream.chunks[0]):
                 stream.chunks.popleft()
                 stream.offset = 0
+            self.streams.sent(number)
             if self.last_request is not None:
                 self.last_request = self.carrier.now()
             if stream.chunks or not stream.finish:
@@ -295,8 +316,28 @@ class Http2Connection:
         """Abandon a stream with an error code of HTTP/3, in both directions."""
         if self._streams.pop(number, None) is not None and not self.over:
             with suppress(H2Error):  # the peer may have done the same already
-                self._h2.reset_stream(number, _ERRORS.get(error, ErrorCodes.PROTOCOL_ERROR))
+                self._h2.reset_stream(number, TO_HTTP2.get(error, ErrorCodes.PROTOCOL_ERROR))
+            self.on_room()
             self.carrier.wake()
+
+    def unsent(self, number: int) -> int:
+        """Bytes that wait to be sent on a stream."""
+        stream = self._streams.get(number)
+        return 0 if stream is None else stream.size
+
+    def acknowledge(self, number: int, count: int) -> None:
+        """The owner of a stream has read `count` bytes, or never will."""
+        if not self.over:
+            self._h2.acknowledge_received_data(count, number)
+            self.carrier.wake()
+
+    def open_window(self, number: int, count: int) -> bool:
+        """Let the peer send `count` bytes more on a stream, unless it has nothing to send."""
+        stream = self._streams.get(number)
+        if self.over or stream is None or stream.peer_ended:
+            return False
+        self._h2.increment_flow_control_window(count, number)
+        return True
 
     def ping(self) -> None:
         """Have the peer answer."""
@@ -305,12 +346,13 @@ class Http2Connection:
             self.carrier.wake()
 
     def close(self) -> None:
-        """Say goodbye; every tunnel ends in order."""
+        """Say goodbye; every tunnel ends in order, every stream does not."""
         if not self.over:
             self._h2.close_connection()
             self.over = True
         for tunnel in list(self.tunnels.values()):
             tunnel.ended(None)
+        self.streams.end_all(TunnelLost("the connection was closed"))
         self._streams.clear()
         self.carrier.wake()
 
@@ -323,6 +365,7 @@ class Http2Connection:
     def respond(self, number: int, status: int, headers: Headers, body: bytes) -> None:
         """Answer a request and finish its stream."""
         self.answered = True
+        self.streams.forget_stream(number)
         stream = self._streams.get(number)
         if stream is None or self.over:
             return  # nobody wants to hear it
@@ -338,12 +381,49 @@ class Http2Connection:
         head = [(b":status", b"200"), (b"capsule-protocol", b"?1")]
         if not self._answer_head(number, head, headers):
             return None
-        self._widen()
-        self._h2.increment_flow_control_window(tls_settings.WINDOW - _DEFAULT_WINDOW, number)
+        held = self.streams.open.get(number)
         tunnel = self._open(number, handler)
+        if held is not None:
+            tunnel.resume(held.take(), ended=held.ended)
+            self.streams.forget_stream(number)
         self.on_accept()
         self.carrier.wake()
         return tunnel
+
+    def hold(self, number: int, *, ended: bool) -> ByteStream:
+        """The byte stream of a device's request, which is answered later."""
+        if number not in self._streams or self.over:
+            return self.streams.gone(number)
+        self.welcome()
+        stream = self.streams.own(number)
+        if ended:
+            stream.received_end()
+        return stream
+
+    def accept_stream(self, number: int, headers: Headers, *, ended: bool) -> ByteStream:
+        """Answer with 200 and open the stream, which is broken if the peer has gone."""
+        if number not in self._streams or self.over:
+            return self.streams.gone(number)
+        stream = self.streams.open.get(number) or self.hold(number, ended=ended)
+        if not self._answer_head(number, [(b":status", b"200")], headers):
+            stream.broke(TunnelLost("the peer cancelled its request"))
+            return stream
+        self.on_accept()
+        self.carrier.wake()
+        return stream
+
+    def welcome(self) -> None:
+        """From now on the peer may have many streams, each with its full window."""
+        if not self.known:
+            self.known = True
+            self._widen()
+            self._h2.increment_flow_control_window(
+                settings.MAX_STREAMS * tls_settings.STREAM_WINDOW
+            )
+            if self._on_request is not None:
+                self._h2.update_settings(
+                    {SettingCodes.MAX_CONCURRENT_STREAMS: settings.MAX_STREAMS}
+                )
 
     def take(self, number: int, taker: Taker) -> None:
         """Hand what arrives on a stream to `taker`."""
@@ -361,13 +441,21 @@ class Http2Connection:
 
     # The client's end
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether the peer lets us open another stream."""
+        return self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
+
     def request(
         self,
         request: Request,
         handler: TunnelHandler,
         done: Callable[[Http2Tunnel | Exception], None],
-    ) -> None:
-        """Ask for a tunnel; `done` gets it, :class:`Refused` or a QvpnError."""
+    ) -> int:
+        """Ask for a tunnel; `done` gets it, :class:`Refused` or a QvpnError.
+
+        Returns the number of the stream, for `cancel`.
+        """
         number = self._ask(request, (("capsule-protocol", "?1"),))
 
         def opened(fields: Fields) -> None:
@@ -375,7 +463,40 @@ class Http2Connection:
             tunnel.response_headers = text_fields(fields)
             done(tunnel)
 
-        self.take(number, Answer(opened, lambda status: done(Refused(status)), done))
+        def failed(error: QvpnError) -> None:
+            done(Refused(None) if isinstance(error, StreamLost) else error)
+
+        self.take(number, Answer(opened, partial(self._refused, number, done), failed))
+        return number
+
+    def open_stream(self, request: Request, done: Callable[[ByteStream | Exception], None]) -> int:
+        """The same for a byte stream, by classic CONNECT (RFC 9113 section 8.5)."""
+        self.welcome()
+        number = self._ask(request, ())
+
+        def opened(fields: Fields) -> None:
+            stream = self.streams.own(number)
+            stream.response_headers = text_fields(fields)
+            done(stream)
+
+        def failed(error: QvpnError) -> None:
+            done(why_broken(error))
+
+        self.take(number, Answer(opened, partial(self._refused, number, done), failed))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Take a request back, answered or not."""
+        self.reset(number, H3_REQUEST_CANCELLED)
+        gone = TunnelLost("the request was cancelled")
+        if number in self.tunnels:
+            self.tunnels[number].ended(gone)
+        elif number in self.streams.open:
+            self.streams.open[number].broke(gone)
+
+    def _refused(self, number: int, done: Callable[[Refused], None], refused: Refused) -> None:
+        self.reset(number, H3_REQUEST_CANCELLED)
+        done(refused)
 
     def fetch(
         self,
@@ -392,14 +513,14 @@ class Http2Connection:
 
     def _ask(self, request: Request, more: Headers) -> int:
         number = self._h2.get_next_available_stream_id()
-        pseudo = [
-            (b":method", request.method.encode()),
-            (b":scheme", request.scheme.encode()),
-            (b":authority", request.authority.encode()),
-            (b":path", request.path.encode()),
-        ]
-        if request.protocol is not None:
-            pseudo.insert(1, (b":protocol", request.protocol.encode()))
+        fields = (
+            (b":method", request.method),
+            (b":protocol", request.protocol),
+            (b":scheme", request.scheme),
+            (b":authority", request.authority),
+            (b":path", request.path),
+        )
+        pseudo = [(name, value.encode()) for name, value in fields if value]
         self._streams[number] = _Stream()
         self._send_head(number, pseudo, (*more, *request.headers))
         self.carrier.wake()
@@ -412,28 +533,37 @@ class Http2Connection:
         self._h2.send_headers(number, [*head, *fields])
 
     def _open(self, number: int, handler: TunnelHandler) -> Http2Tunnel:
+        self._widen()
+        self.open_window(number, tls_settings.WINDOW - tls_settings.STREAM_WINDOW)
         tunnel = self.tunnels[number] = Http2Tunnel(self, number, handler)
         self.take(number, tunnel)
         return tunnel
 
     def tunnel_ended(self, number: int) -> None:
         """Forget a tunnel."""
-        if self.tunnels.pop(number, None) and not self.tunnels and not self.over:
+        if self.tunnels.pop(number, None):
+            self.notice_vacancy()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection carries a tunnel or a stream."""
+        return bool(self.tunnels or self.streams.open)
+
+    def notice_vacancy(self) -> None:
+        """A tunnel or a stream has ended."""
+        if not self.in_use and not self.over:
             self.on_vacant()
 
     def _widen(self) -> None:
         if not self._wide:
             self._wide = True
-            self._h2.increment_flow_control_window(tls_settings.WINDOW - _DEFAULT_WINDOW)
+            self._h2.increment_flow_control_window(tls_settings.WINDOW - tls_settings.STREAM_WINDOW)
 
 
 def _local_settings(client: bool) -> dict[SettingCodes, int]:
     common = {SettingCodes.MAX_HEADER_LIST_SIZE: tls_settings.MAX_HEADERS}
     if client:
-        return common | {
-            SettingCodes.ENABLE_PUSH: 0,
-            SettingCodes.INITIAL_WINDOW_SIZE: tls_settings.WINDOW,
-        }
+        return common | {SettingCodes.ENABLE_PUSH: 0}
     return common | {
         SettingCodes.MAX_CONCURRENT_STREAMS: tls_settings.MAX_STREAMS,
         SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,

@@ -9,14 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qvpn_core.errors import ProtocolViolation, QvpnError, TunnelLost
-from qvpn_core.transport.http3 import Refused, Response
-from qvpn_core.transport.interface import Headers
+from qvpn_core.transport.http3 import Response
+from qvpn_core.transport.interface import Headers, Refused
 
 Fields = Sequence[tuple[bytes, bytes]]
 
 
 class StreamLost(TunnelLost):
-    """The peer reset one stream; the connection lives."""
+    """The peer reset one stream with an error `code` of HTTP/2; the connection lives."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the peer reset the tunnel (HTTP/2 error {code:#x})")
+        self.code = code
 
 
 class Taker(Protocol):
@@ -36,13 +40,13 @@ class Taker(Protocol):
 
 
 class Answer:
-    """Waits for the answer to a request for a tunnel."""
+    """Waits for the answer to a request for a tunnel or a stream."""
 
     def __init__(
         self,
         opened: Callable[[Fields], None],
-        refused: Callable[[int | None], None],
-        failed: Callable[[Exception], None],
+        refused: Callable[[Refused], None],
+        failed: Callable[[QvpnError], None],
     ) -> None:
         self._opened, self._refused, self._failed = opened, refused, failed
 
@@ -51,7 +55,7 @@ class Answer:
         if status < 300:
             self._opened(fields)
         else:
-            self._refused(status)
+            self._refused(Refused(status, text_fields(fields)))
 
     def data(self, data: bytes) -> None:
         pass  # the page that comes with a refusal
@@ -60,7 +64,7 @@ class Answer:
         pass
 
     def lost(self, error: QvpnError) -> None:
-        self._failed(Refused(None) if isinstance(error, StreamLost) else error)
+        self._failed(error)
 
 
 class Fetch:

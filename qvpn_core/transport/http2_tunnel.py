@@ -23,6 +23,7 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
+from qvpn_core.transport.streams import ByteStream
 from qvpn_core.transport.tls_settings import alt_svc
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Http2Tunnel:
-    """An accepted CONNECT-IP request on an HTTP/2 connection; see `interface.HttpTunnel`.
+    """An accepted tunnel request on an HTTP/2 connection; see `interface.HttpTunnel`.
 
     `send_capsules` takes whole capsules: packets go between any two calls.
     """
@@ -46,6 +47,7 @@ class Http2Tunnel:
         self.queue = SendQueue()
         self.mtu = connection.mtu
         self._splitter = DatagramSplitter(self.counters.drop)
+        self._early = b""
 
     @property
     def peer(self) -> Address:
@@ -123,10 +125,19 @@ class Http2Tunnel:
             self.counters.tx_bytes += size
         return b"".join(parts)
 
+    def resume(self, data: bytes, *, ended: bool) -> None:
+        """Take what came before the answer, before all that comes now."""
+        self._early = data
+        if data:
+            self._connection.carrier.soon(self.data, b"")
+        if ended:
+            self._connection.carrier.soon(self.end)
+
     def headers(self, fields: Fields) -> None:
         pass  # trailers: nothing in them concerns us
 
     def data(self, data: bytes) -> None:
+        data, self._early = self._early + data, b""
         packets, capsules = self._splitter.feed(data)
         if capsules and self._handler is not None:
             self._handler.capsule_data(capsules)
@@ -136,6 +147,8 @@ class Http2Tunnel:
             self._handler.packets(packets)
 
     def end(self) -> None:
+        if self._early:
+            self.data(b"")
         try:
             self._splitter.end()
         except CapsuleError as error:
@@ -183,7 +196,8 @@ class Http2Request:
             self._connection.take(self._number, Body(limit, done))
 
     def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        headers = (*headers, alt_svc(self.request.authority))
+        if self.request.scheme:  # else the authority is not ours, but whom CONNECT is to reach
+            headers = (*headers, alt_svc(self.request.authority))
         self._connection.respond(self._number, status, headers, body)
 
     def accept(self, handler: TunnelHandler, headers: Headers = ()) -> Http2Tunnel:
@@ -193,3 +207,9 @@ class Http2Request:
             gone = TunnelLost("the peer cancelled its request")
             self._connection.carrier.soon(tunnel.ended, gone)
         return tunnel
+
+    def hold(self) -> ByteStream:
+        return self._connection.hold(self._number, ended=self._ended)
+
+    def accept_stream(self, headers: Headers = ()) -> ByteStream:
+        return self._connection.accept_stream(self._number, headers, ended=self._ended)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from aioquic.h3 import events as h3_events
 from aioquic.quic import events as quic_events
@@ -27,7 +28,9 @@ from qvpn_core.transport.interface import (
     Address,
     Headers,
     IncomingRequest,
+    Refused,
     Request,
+    StreamReset,
     TransportName,
     TunnelCounters,
     TunnelHandler,
@@ -35,10 +38,12 @@ from qvpn_core.transport.interface import (
 from qvpn_core.transport.liveness import Liveness, Step
 from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
+from qvpn_core.transport.streams import ByteStream
 from qvpn_core.transport.udp import UdpPath
 
 log = logging.getLogger(__name__)
 
+CONNECT_IP = "connect-ip"
 H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
 H3_INTERNAL_ERROR = 0x102
 H3_EXCESSIVE_LOAD = 0x107
@@ -48,17 +53,22 @@ MAX_BUFFERED = 256 << 10
 TOO_BIG = "too-big"
 UNKNOWN_CONTEXT = "unknown-context"
 
+_T = TypeVar("_T")
 #: Sends UDP payloads on a path; returns the sizes that the local interface refuses.
 Send = Callable[[Sequence[bytes], UdpPath], list[int]]
 
 
 class Http3Tunnel:
-    """An accepted CONNECT-IP request on an HTTP/3 connection; see `interface.HttpTunnel`."""
+    """An accepted tunnel request on an HTTP/3 connection; see `interface.HttpTunnel`."""
 
     transport: TransportName = "quic"
 
-    def __init__(self, connection: Http3Connection, stream_id: int, handler: TunnelHandler) -> None:
+    def __init__(
+        self, connection: Http3Connection, stream_id: int, handler: TunnelHandler, *, ip: bool
+    ) -> None:
         self._connection = connection
+        #: Whether it carries IP packets, and so has no use on a path too narrow for IPv6.
+        self.ip = ip
         self._stream_id = stream_id
         self._handler: TunnelHandler | None = handler
         self.counters = TunnelCounters()
@@ -187,7 +197,14 @@ class Http3Request:
         self._connection.respond(self._stream_id, status, headers, body, stop=not self._ended)
 
     def accept(self, handler: TunnelHandler, headers: Headers = ()) -> Http3Tunnel:
-        return self._connection.accept(self._stream_id, handler, headers)
+        ip = self.request.protocol == CONNECT_IP
+        return self._connection.accept(self._stream_id, handler, headers, ip=ip, ended=self._ended)
+
+    def hold(self) -> ByteStream:
+        return self._connection.own_stream(self._stream_id, ended=self._ended)
+
+    def accept_stream(self, headers: Headers = ()) -> ByteStream:
+        return self._connection.accept_stream(self._stream_id, headers, ended=self._ended)
 
 
 @dataclass(slots=True)
@@ -215,6 +232,8 @@ class Http3Connection:
     until the owner calls `transmit_datagrams`. `on_end` is called exactly once, when nothing can be
     received any more, with the reason.
     """
+
+    transport: TransportName = "quic"
 
     def __init__(
         self,
@@ -250,9 +269,12 @@ class Http3Connection:
         #: At the client: see `interface.HttpTunnel.rebind`.
         self.rebind: Callable[[float], Awaitable[bool]] = _stay
         self.tunnels: dict[int, Http3Tunnel] = {}
+        self.streams: dict[int, ByteStream] = {}
+        self._transmit_soon: asyncio.Handle | None = None
         #: At the gateway: whether a request was answered without a tunnel.
         self.answered = False
-        self._responses: dict[int, tuple[asyncio.Future[Http3Tunnel], TunnelHandler]] = {}
+        self._responses: dict[int, tuple[asyncio.Future[Http3Tunnel], TunnelHandler, bool]] = {}
+        self._openings: dict[int, asyncio.Future[ByteStream]] = {}
         self._fetches: dict[int, tuple[asyncio.Future[Response], int]] = {}
         self._bodies: dict[int, _Body] = {}
         #: Done when the peer may be asked for tunnels: handshake, SETTINGS. Client only.
@@ -263,9 +285,9 @@ class Http3Connection:
         self.path_known = asyncio.Event()
         #: Called when the handshake is complete, before anything else happens.
         self.on_handshake: Callable[[], None] = lambda: None
-        #: At the gateway: called when a request was accepted as a tunnel.
+        #: At the gateway: called when a request was accepted as a tunnel or a stream.
         self.on_accept: Callable[[], None] = lambda: None
-        #: At the gateway: called when the last tunnel ended and the connection goes on.
+        #: At the gateway: called when the last of them ended and the connection goes on.
         self.on_vacant: Callable[[], None] = lambda: None
 
     @property
@@ -294,7 +316,12 @@ class Http3Connection:
             self._fail()
         finally:
             self._receiving = False
-        if self._transmit_due or self.quic.control_received or self.quic.ack_due(self.now()):
+        if (
+            self._transmit_due
+            or self.quic.control_received
+            or self.quic.ack_due(self.now())
+            or (self.streams and self.quic.stream_data_waits)
+        ):
             self._transmit()
         else:
             # Nothing but datagrams and ACKs came. What these set free beside datagrams (a
@@ -330,7 +357,20 @@ class Http3Connection:
             # Issued in what was just sent: the peer's next packet may already use them.
             for connection_id in self.quic.take_issued_connection_ids():
                 self._on_connection_id(connection_id, True)
+        for stream in list(self.streams.values()):
+            if stream.waiting:
+                stream.has_room()
         self.transmit_datagrams()
+
+    def _transmit_later(self) -> None:
+        """Send what streams have to send once, when all of them have had their turn."""
+        if self._transmit_soon is None and not self._ended:
+            self._transmit_soon = self._loop.call_soon(self._transmit_now)
+
+    def _transmit_now(self) -> None:
+        self._transmit_soon = None
+        if not self._ended:
+            self._transmit()
 
     def transmit_datagrams(self) -> None:
         """Send what tunnels have queued, unless the socket is blocked."""
@@ -475,14 +515,15 @@ class Http3Connection:
         if pmtud.phase is Phase.ERROR:
             if not self.path_usable.done():
                 self.path_usable.set_result(False)
-            while self.tunnels:
+            for stream_id, tunnel in list(self.tunnels.items()):
                 # Taken out first: what is sent to end it asks for the path MTU again.
-                stream_id, tunnel = self.tunnels.popitem()
-                self.end_stream(stream_id, H3_REQUEST_CANCELLED)
-                tunnel.ended(too_narrow())
-            return
-        # Below the floor there is no tunnel: use the floor while the search finds out.
-        size = max(pmtud.size, self._floor)
+                if tunnel.ip and self.tunnels.pop(stream_id, None) is not None:
+                    self.end_stream(stream_id, H3_REQUEST_CANCELLED)
+                    tunnel.ended(too_narrow())
+            size = pmtud.size  # streams and UDP go on
+        else:
+            # Below the floor there is no IP tunnel: use the floor while the search finds out.
+            size = max(pmtud.size, self._floor)
         if size != self.quic.packet_size or (pmtud.confirmed and not self.quic.size_confirmed):
             self.quic.packet_size = size
             for tunnel in list(self.tunnels.values()):
@@ -492,22 +533,57 @@ class Http3Connection:
 
     async def request(self, request: Request, handler: TunnelHandler) -> Http3Tunnel:
         """Send an extended CONNECT (RFC 9220) and wait for a 2xx. Raises :class:`Refused`."""
+        headers = (("capsule-protocol", "?1"), *request.headers)
+        future: asyncio.Future[Http3Tunnel] = self._loop.create_future()
+        stream_id = self._send_request(replace(request, headers=headers), end=False)
+        self._responses[stream_id] = (future, handler, request.protocol == CONNECT_IP)
+        return await self._answered(stream_id, future)
+
+    async def open_stream(self, request: Request) -> ByteStream:
+        """Send a classic CONNECT (RFC 9114 section 4.4) and wait for a 2xx.
+
+        Raises :class:`Refused` and StreamReset.
+        """
+        self.quic.admit_streams(settings.MAX_STREAMS)
+        future: asyncio.Future[ByteStream] = self._loop.create_future()
+        stream_id = self._send_request(request, end=False)
+        self._openings[stream_id] = future
+        self.own_stream(stream_id)
+        return await self._answered(stream_id, future)
+
+    async def _answered(self, stream_id: int, future: asyncio.Future[_T]) -> _T:
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not self._ended:
+                self._responses.pop(stream_id, None)
+                self._openings.pop(stream_id, None)
+                stream = self.streams.get(stream_id)
+                if stream is not None:
+                    stream.reset(H3_REQUEST_CANCELLED)
+                else:
+                    self.abort_stream(stream_id, H3_REQUEST_CANCELLED)
+            raise
+
+    def _send_request(self, request: Request, *, end: bool) -> int:
+        """Send a request head on a new stream, whose number is returned."""
         assert self._h3 is not None
         stream_id = self.quic.get_next_available_stream_id()
-        headers = [
-            (b":method", request.method.encode()),
-            (b":protocol", (request.protocol or "").encode()),
-            (b":scheme", request.scheme.encode()),
-            (b":authority", request.authority.encode()),
-            (b":path", request.path.encode()),
-            (b"capsule-protocol", b"?1"),
-            *((name.encode(), value.encode()) for name, value in request.headers),
-        ]
-        future: asyncio.Future[Http3Tunnel] = self._loop.create_future()
-        self._responses[stream_id] = (future, handler)
-        self._h3.send_headers(stream_id, headers)
-        self._transmit()
-        return await future
+        pseudo = (
+            (":method", request.method),
+            (":protocol", request.protocol),
+            (":scheme", request.scheme),
+            (":authority", request.authority),
+            (":path", request.path),
+        )
+        fields = [(name, value) for name, value in pseudo if value]
+        self._h3.send_headers(
+            stream_id,
+            [(name.encode(), value.encode()) for name, value in (*fields, *request.headers)],
+            end_stream=end,
+        )
+        self._transmit_later()
+        return stream_id
 
     async def fetch(self, request: Request, body: bytes, limit: int) -> Response:
         """Send an ordinary request with its content and gather up to `limit` bytes of answer.
@@ -515,21 +591,9 @@ class Http3Connection:
         Raises ProtocolViolation for a longer one, and :class:`Refused` for a reset stream.
         """
         assert self._h3 is not None
-        stream_id = self.quic.get_next_available_stream_id()
         future: asyncio.Future[Response] = self._loop.create_future()
+        stream_id = self._send_request(request, end=not body)
         self._fetches[stream_id] = (future, limit)
-        self._h3.send_headers(
-            stream_id,
-            [
-                (b":method", request.method.encode()),
-                *([(b":protocol", request.protocol.encode())] if request.protocol else ()),
-                (b":scheme", request.scheme.encode()),
-                (b":authority", request.authority.encode()),
-                (b":path", request.path.encode()),
-                *((name.encode(), value.encode()) for name, value in request.headers),
-            ],
-            end_stream=not body,
-        )
         if body:
             self._h3.send_data(stream_id, body, end_stream=True)
         self._transmit()
@@ -539,29 +603,57 @@ class Http3Connection:
         """Gather a request's content; see `interface.IncomingRequest.read_body`."""
         self._bodies[stream_id] = _Body(limit, done)
 
-    def accept(self, stream_id: int, handler: TunnelHandler, headers: Headers) -> Http3Tunnel:
+    def accept(
+        self, stream_id: int, handler: TunnelHandler, headers: Headers, *, ip: bool, ended: bool
+    ) -> Http3Tunnel:
         """Answer a request with 200 and open its tunnel.
 
         When the peer has gone meanwhile, or wants no answer any more, the tunnel ends at once.
         """
-        assert self._h3 is not None
+        held = self.streams.get(stream_id)
         if self._ended or not self.quic.can_write(stream_id):
-            tunnel = Http3Tunnel(self, stream_id, handler)
+            tunnel = Http3Tunnel(self, stream_id, handler, ip=ip)
             gone = TunnelLost("the peer cancelled its request")
             self._loop.call_soon(tunnel.ended, gone)
             return tunnel
-        self._h3.send_headers(
-            stream_id,
-            [
-                (b":status", b"200"),
-                (b"capsule-protocol", b"?1"),
-                *((name.encode(), value.encode()) for name, value in headers),
-            ],
-        )
-        tunnel = self._open_tunnel(stream_id, handler)
+        self._send_response(stream_id, 200, (("capsule-protocol", "?1"), *headers))
+        tunnel = self._open_tunnel(stream_id, handler, ip=ip)
+        if held is not None:
+            data = held.take()
+            self.quic.disown_stream(stream_id)
+            del self.streams[stream_id]
+            if data:
+                self._loop.call_soon(tunnel.received_data, data)
+            ended = ended or held.ended
+        if ended:
+            self._loop.call_soon(tunnel.received_end)
+        if not ip:
+            self.quic.admit_streams(settings.MAX_STREAMS)
         self.on_accept()
         self._transmit()
         return tunnel
+
+    def own_stream(self, stream_id: int, *, ended: bool = False) -> ByteStream:
+        """The byte stream of a request, which is answered with 2xx now or later."""
+        stream = self.streams[stream_id] = ByteStream(self, stream_id)
+        self.quic.own_stream(stream_id)
+        if ended:
+            stream.received_end()
+        return stream
+
+    def accept_stream(self, stream_id: int, headers: Headers, *, ended: bool) -> ByteStream:
+        """Answer a request with 200 and open its stream, which is broken if the peer has gone."""
+        stream = self.streams.get(stream_id)
+        if self._ended or not self.quic.can_write(stream_id):
+            stream = stream or ByteStream(self, stream_id)
+            stream.broke(TunnelLost("the peer cancelled its request"))
+            return stream
+        stream = stream or self.own_stream(stream_id, ended=ended)
+        self._send_response(stream_id, 200, headers)
+        self.quic.admit_streams(settings.MAX_STREAMS)
+        self.on_accept()
+        self._transmit_later()
+        return stream
 
     def respond(
         self, stream_id: int, status: int, headers: Headers, body: bytes, *, stop: bool
@@ -569,6 +661,7 @@ class Http3Connection:
         """Answer a request and finish its stream; `stop` asks for no more of the request."""
         assert self._h3 is not None
         self.answered = True
+        self.forget_stream(stream_id)
         if self._ended or not self.quic.can_write(stream_id):
             return  # nobody wants to hear it
         if self.quic.buffered > MAX_BUFFERED:
@@ -576,27 +669,66 @@ class Http3Connection:
             self.quic.close(error_code=H3_EXCESSIVE_LOAD)
             self._transmit()
             return
-        self._h3.send_headers(
-            stream_id,
-            [
-                (b":status", str(status).encode()),
-                *((name.encode(), value.encode()) for name, value in headers),
-            ],
-        )
+        self._send_response(stream_id, status, headers)
         self._h3.send_data(stream_id, body, end_stream=True)
         if stop:
             self.quic.stop_stream(stream_id, H3_NO_ERROR)
         self._transmit()
 
-    def _open_tunnel(self, stream_id: int, handler: TunnelHandler) -> Http3Tunnel:
-        tunnel = Http3Tunnel(self, stream_id, handler)
+    def _send_response(self, stream_id: int, status: int, headers: Headers) -> None:
+        assert self._h3 is not None
+        fields = ((name.encode(), value.encode()) for name, value in headers)
+        self._h3.send_headers(stream_id, [(b":status", str(status).encode()), *fields])
+
+    def _open_tunnel(self, stream_id: int, handler: TunnelHandler, *, ip: bool) -> Http3Tunnel:
+        tunnel = Http3Tunnel(self, stream_id, handler, ip=ip)
         self.tunnels[stream_id] = tunnel
         return tunnel
 
     def tunnel_ended(self, stream_id: int) -> None:
         """Forget a tunnel."""
-        if self.tunnels.pop(stream_id, None) and not self.tunnels and not self._ended:
+        if self.tunnels.pop(stream_id, None):
+            self._notice_vacancy()
+
+    def _notice_vacancy(self) -> None:
+        if not self.tunnels and not self.streams and not self._ended:
             self.on_vacant()
+
+    # For streams; see `streams.StreamCarrier`
+
+    def write_stream(self, stream_id: int, data: bytes) -> None:
+        assert self._h3 is not None
+        if not self._ended and self.quic.can_write(stream_id):
+            self._h3.send_data(stream_id, data, end_stream=False)
+            self._transmit_later()
+
+    def finish_stream(self, stream_id: int) -> None:
+        assert self._h3 is not None
+        if not self._ended and self.quic.can_write(stream_id):
+            self._h3.send_data(stream_id, b"", end_stream=True)
+            self._transmit_later()
+
+    def abort_stream(self, stream_id: int, error: int) -> None:
+        assert self._h3 is not None
+        if not self._ended:
+            self.quic.abort_stream(stream_id, error)
+            self._h3.stopped_sending(stream_id)
+            self._transmit_later()
+
+    def unsent(self, stream_id: int) -> int:
+        return self.quic.unsent(stream_id)
+
+    def bytes_held(self, stream_id: int, count: int) -> None:
+        self.quic.bytes_held(stream_id, count)
+
+    def bytes_read(self, stream_id: int, count: int) -> None:
+        self.quic.bytes_read(stream_id, count)
+        self._transmit_later()
+
+    def forget_stream(self, stream_id: int) -> None:
+        self.quic.disown_stream(stream_id)
+        if self.streams.pop(stream_id, None):
+            self._notice_vacancy()
 
     def send_data(self, stream_id: int, data: bytes) -> None:
         """Send capsule bytes."""
@@ -631,15 +763,28 @@ class Http3Connection:
     def give_up(self, error: QvpnError) -> None:
         """End the connection for a reason of ours; the peer is told, if it hears."""
         self.close()
+        self.abandon(error)
         for tunnel in list(self.tunnels.values()):
             tunnel.ended(error)
 
-    def abandon(self) -> None:
-        """Stop all timers; nothing is sent or received from now on."""
+    def abandon(self, error: QvpnError | None = None) -> None:
+        """Stop all timers and streams; nothing is sent or received from now on."""
         self._ended = True
+        error = error or TunnelLost("the connection was closed")
+        for stream in list(self.streams.values()):
+            stream.broke(error)
+        for opening in self._openings.values():
+            if not opening.done():
+                opening.set_exception(error)
+        for future, _handler, _ip in self._responses.values():
+            if not future.done():
+                future.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._transmit_soon is not None:
+            self._transmit_soon.cancel()
+            self._transmit_soon = None
 
     # Events
 
@@ -659,7 +804,11 @@ class Http3Connection:
                 isinstance(event, quic_events.StopSendingReceived)
                 # With NO_ERROR only the rest of a request is not wanted, and a response comes
                 # that must not be discarded (RFC 9114 section 4.1).
-                and (event.error_code != H3_NO_ERROR or event.stream_id in self.tunnels)
+                and (
+                    event.error_code != H3_NO_ERROR
+                    or event.stream_id in self.tunnels
+                    or event.stream_id in self.streams.keys() - self._openings.keys()
+                )
             ):
                 self._stream_reset(event.stream_id, event.error_code)
             elif isinstance(event, quic_events.ConnectionIdRetired):
@@ -679,22 +828,46 @@ class Http3Connection:
         if not received:
             return
         self.quic.datagrams_received = []
-        for tunnel in list(self.tunnels.values()):
-            prefix = tunnel.prefix
-            start = len(prefix)
-            packets = [data[start:] for data in received if data.startswith(prefix)]
-            if packets:
-                tunnel.received_packets(packets)
-            if len(packets) == len(received):
-                return
-            received = [data for data in received if not data.startswith(prefix)]
-            strange = sum(data.startswith(prefix[:-1]) for data in received)
-            if strange:
-                tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
+        if len(self.tunnels) > 1:
+            received = self._sort_datagrams(received)
+        else:
+            for tunnel in list(self.tunnels.values()):
+                received = self._deliver(tunnel, received)
         if not all(data and len(data) >= 1 << (data[0] >> 6) for data in received):
             # Too short for a Quarter Stream ID (RFC 9297 section 2.1).
             self.quic.close(error_code=H3_DATAGRAM_ERROR)
             self._transmit_due = True
+
+    def _deliver(self, tunnel: Http3Tunnel, received: list[bytes]) -> list[bytes]:
+        """Hand a tunnel its own of some datagrams. Returns those of others."""
+        prefix = tunnel.prefix
+        start = len(prefix)
+        packets = [data[start:] for data in received if data.startswith(prefix)]
+        if packets:
+            tunnel.received_packets(packets)
+        if len(packets) == len(received):
+            return []
+        strange = sum(
+            data.startswith(prefix[:-1]) and data[start - 1 : start] != b"\0" for data in received
+        )
+        if strange:
+            tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
+        return [data for data in received if not data.startswith(prefix[:-1])]
+
+    def _sort_datagrams(self, received: list[bytes]) -> list[bytes]:
+        """The same for many tunnels, each datagram looked at once."""
+        tunnels = {tunnel.prefix[:-1]: tunnel for tunnel in self.tunnels.values()}
+        sorted_: dict[bytes, list[bytes]] = {}
+        others = []
+        for data in received:
+            quarter = data[: 1 << (data[0] >> 6)] if data else b""
+            if quarter in tunnels:
+                sorted_.setdefault(quarter, []).append(data)
+            else:
+                others.append(data)
+        for quarter, datagrams in sorted_.items():
+            self._deliver(tunnels[quarter], datagrams)
+        return others
 
     def _handle_http_event(self, event: h3_events.H3Event) -> None:
         if isinstance(event, h3_events.HeadersReceived):
@@ -711,8 +884,11 @@ class Http3Connection:
                 self._stream_ended(event.stream_id)
         elif isinstance(event, h3_events.DataReceived):
             tunnel = self.tunnels.get(event.stream_id)
+            stream = self.streams.get(event.stream_id)
             if tunnel is not None and event.data:
                 tunnel.received_data(event.data)
+            elif stream is not None and event.data:
+                stream.received(event.data)
             elif event.stream_id in self._bodies:
                 self._body_data(event.stream_id, event.data)
             if event.stream_ended:
@@ -722,6 +898,9 @@ class Http3Connection:
         tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
             tunnel.received_end()
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            stream.received_end()
         body = self._bodies.pop(stream_id, None)
         if body is not None:
             body.done(body.data)
@@ -741,18 +920,28 @@ class Http3Connection:
         if fetch is not None:
             self._gather(stream_id, status, headers, *fetch)
             return
+        opening = self._openings.pop(stream_id, None)
+        if opening is not None and not opening.done():
+            stream = self.streams[stream_id]
+            stream.response_headers = _fields(headers)
+            if status < 300:
+                opening.set_result(stream)
+            else:
+                opening.set_exception(Refused(status, _fields(headers)))
+                stream.reset(H3_REQUEST_CANCELLED)
         waiting = self._responses.pop(stream_id, None)
         if waiting is None:
             return
-        future, handler = waiting
+        future, handler, ip = waiting
         if future.done():
             return
         if status < 300:
-            tunnel = self._open_tunnel(stream_id, handler)
+            tunnel = self._open_tunnel(stream_id, handler, ip=ip)
             tunnel.response_headers = _fields(headers)
             future.set_result(tunnel)
         else:
-            future.set_exception(Refused(status))
+            future.set_exception(Refused(status, _fields(headers)))
+            self.abort_stream(stream_id, H3_REQUEST_CANCELLED)
 
     def _gather(
         self,
@@ -781,25 +970,29 @@ class Http3Connection:
         narrow = error_code == H3_REQUEST_CANCELLED and not proven
         waiting = self._responses.pop(stream_id, None)
         if waiting is not None and not waiting[0].done():
-            waiting[0].set_exception(too_narrow() if narrow else Refused(None))
+            waiting[0].set_exception(too_narrow() if narrow and waiting[2] else Refused(None))
         fetch = self._fetches.pop(stream_id, None)
         if fetch is not None and not fetch[0].done():
             fetch[0].set_exception(Refused(None))
         self._bodies.pop(stream_id, None)
+        stream = self.streams.get(stream_id)
+        opening = self._openings.pop(stream_id, None)
+        if opening is not None and not opening.done():
+            opening.set_exception(StreamReset(error_code))
+        if stream is not None:
+            self.abort_stream(stream_id, H3_REQUEST_CANCELLED)
+            stream.broke(StreamReset(error_code))
         tunnel = self.tunnels.get(stream_id)
         if tunnel is not None:
             self.end_stream(stream_id, H3_REQUEST_CANCELLED)
             reset = TunnelLost(f"the peer reset the tunnel (HTTP/3 error {error_code:#x})")
-            tunnel.ended(too_narrow() if narrow else reset)
+            tunnel.ended(too_narrow() if narrow and tunnel.ip else reset)
 
     def _terminated(self, event: quic_events.ConnectionTerminated) -> None:
-        self.abandon()
         error = lost(event)
+        self.abandon(error)
         for tunnel in list(self.tunnels.values()):
             tunnel.ended(error)
-        for future, _handler in self._responses.values():
-            if not future.done():
-                future.set_exception(error)
         for fetch, _limit in self._fetches.values():
             if not fetch.done():
                 fetch.set_exception(error)
@@ -814,14 +1007,6 @@ class Http3Connection:
 async def _stay(_slept: float) -> bool:
     """A gateway does not move (RFC 9000 section 9)."""
     return False
-
-
-class Refused(Exception):
-    """The answer to a request was not 2xx; `status` is None for a reset stream."""
-
-    def __init__(self, status: int | None) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 #: What HTTP/3 and its extensions define; any other code means H3_NO_ERROR (RFC 9114 section 8).

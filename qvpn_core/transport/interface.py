@@ -1,9 +1,11 @@
 """The seam between HTTP and everything above it.
 
-An :class:`HttpTunnel` is one accepted CONNECT-IP request (RFC 9484): a byte stream of capsules and
-a flow of IP packets beside it. HTTP/3 on QUIC and HTTP/2 on TLS implement it; the gateway, the
-client and the datapath use nothing else. All calls happen on the event loop that made the tunnel;
-none blocks, and callbacks must not raise.
+An :class:`HttpTunnel` is one accepted CONNECT-IP request (RFC 9484) or CONNECT-UDP request
+(RFC 9298): a byte stream of capsules and a flow of packets beside it, IP packets of the one, UDP
+payloads of the other. An :class:`HttpStream` is one classic CONNECT request (RFC 9110 section
+9.3.6): bytes both ways. HTTP/3 on QUIC and HTTP/2 on TLS implement both; the gateway, the client
+and the datapath use nothing else. All calls happen on the event loop that made the tunnel or the
+stream; only those that are awaited wait, and callbacks must not raise.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from qvpn_core.errors import QvpnError
+from qvpn_core.errors import QvpnError, TunnelLost
 
 TransportName = Literal["quic", "tls"]
 Address = tuple[str, int]
@@ -61,7 +63,7 @@ class TunnelHandler(Protocol):
         """The peer finished its side of the capsule stream."""
 
     def packets(self, packets: list[bytes]) -> None:
-        """IP packets in arrival order (context ID 0, whole, unchecked), never an empty list."""
+        """Packets in arrival order (context ID 0, whole, unchecked), never an empty list."""
 
     def packet_too_big(self, packet: bytes, mtu: int) -> None:
         """`packet` was given to send but exceeds `mtu` bytes; it was dropped and counted.
@@ -77,7 +79,7 @@ class TunnelHandler(Protocol):
 
 
 class HttpTunnel(Protocol):
-    """One open CONNECT-IP request."""
+    """One open CONNECT-IP or CONNECT-UDP request."""
 
     @property
     def transport(self) -> TransportName:
@@ -89,7 +91,7 @@ class HttpTunnel(Protocol):
 
     @property
     def mtu(self) -> int:
-        """The largest IP packet in bytes that `send_packets` takes now."""
+        """The largest packet in bytes that `send_packets` takes now."""
 
     @property
     def rtt(self) -> float:
@@ -114,7 +116,7 @@ class HttpTunnel(Protocol):
         """
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
-        """Send IP packets as HTTP Datagrams, unreliably; transmits as one batch.
+        """Send packets as HTTP Datagrams, unreliably; transmits as one batch.
 
         Packets over `mtu` go to `packet_too_big`; the queue is bounded in packets and time and
         drops its oldest.
@@ -144,8 +146,95 @@ class HttpTunnel(Protocol):
         """
 
 
+class StreamReset(TunnelLost):
+    """The peer reset a stream; `code` is its HTTP/3 error code."""
+
+    reason = "stream-reset"
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the other end reset the stream (HTTP/3 error {code:#x})")
+        self.code = code
+
+
+class HttpStream(Protocol):
+    """A CONNECT request as bytes both ways (RFC 9114 section 4.4, RFC 9113 section 8.5).
+
+    Each direction ends for itself. One task may wait in `receive` and one in `send`. When the peer
+    resets either direction, or the connection ends, both directions are over, and every call raises
+    the QvpnError that says why: :class:`StreamReset`, or whatever ended the connection.
+    """
+
+    @property
+    def transport(self) -> TransportName: ...
+
+    @property
+    def response_headers(self) -> Headers:
+        """At the client: the fields that came with the gateway's 2xx."""
+
+    async def receive(self) -> bytes:
+        """All bytes that have arrived, at least one; b"" once the peer has finished its side.
+
+        What was returned counts as read when `receive` is called again; until then, and for what
+        nobody asks for, the transport's flow control holds the peer back.
+        """
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; returns when so few wait to be sent that there is room for more."""
+
+    def end(self) -> None:
+        """Finish our side, behind everything that was sent. Idempotent."""
+
+    def reset(self, error: int) -> None:
+        """Give up both directions with that HTTP/3 error code, unless both have finished.
+
+        Idempotent. What waited to be sent or read is lost. Over HTTP/2 the code is the one of the
+        same name (RFC 9114 appendix A.4).
+        """
+
+    async def broken(self) -> QvpnError:
+        """Wait until the peer or the connection breaks the stream, and return why."""
+
+
+class HttpConnection(Protocol):
+    """A client's connection to a gateway, for any number of streams and tunnels."""
+
+    @property
+    def transport(self) -> TransportName: ...
+
+    @property
+    def peer(self) -> Address: ...
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """The TLS exporter (RFC 8446 section 7.5)."""
+
+    async def open_stream(self, request: Request) -> HttpStream:
+        """Make a classic CONNECT request (without scheme, path and `:protocol`).
+
+        Raises :class:`Refused`, StreamReset, or what ended the connection. Cancelling cancels the
+        request.
+        """
+
+    async def open_tunnel(self, request: Request, handler: TunnelHandler) -> HttpTunnel:
+        """Make an extended CONNECT request (RFC 9220, RFC 8441). Raises as `open_stream` does."""
+
+    async def ended(self) -> QvpnError:
+        """Wait until the connection has ended, and return why."""
+
+    def close(self) -> None:
+        """Close the connection with all that is on it. Idempotent."""
+
+
+class Refused(Exception):
+    """The answer to a request was not 2xx; `status` is None for a reset stream."""
+
+    def __init__(self, status: int | None, headers: Headers = ()) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = headers
+
+
 class IncomingRequest(Protocol):
-    """A request at the gateway, waiting for exactly one of `respond` and `accept`.
+    """A request at the gateway, waiting for exactly one of `respond`, `accept`, `accept_stream`.
 
     Before `respond`, its content can be asked for with `read_body`, once.
     """
@@ -178,8 +267,19 @@ class IncomingRequest(Protocol):
         `handler.packets` may be called as soon as this returns, not before.
         """
 
+    def hold(self) -> HttpStream:
+        """Keep what the peer sends before the answer, for when that takes time.
 
-# HTTP/3 error codes that users of a tunnel close it with.
+        The stream says meanwhile whether the peer has given up; nothing can be sent on it yet. Then
+        one of the three answers, of which `accept` hands what was kept to its handler.
+        """
+
+    def accept_stream(self, headers: Headers = ()) -> HttpStream:
+        """Answer 200 and open the stream: the one of `hold` if there is one."""
+
+
+# HTTP/3 error codes that users of a tunnel or a stream close it with.
 H3_DATAGRAM_ERROR = 0x33  # RFC 9297 section 5.2
 H3_REQUEST_CANCELLED = 0x10C  # RFC 9114 section 8.1
 H3_MESSAGE_ERROR = 0x10E  # RFC 9114 section 8.1
+H3_CONNECT_ERROR = 0x10F  # RFC 9114 section 4.4: the TCP connection behind a stream failed

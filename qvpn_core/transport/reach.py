@@ -1,7 +1,8 @@
 """Opens connections to a gateway as a race says, asks the winner, and closes the others.
 
-`connect` and `fetch` are the ways to a tunnel and to a resource; `reach` is what a session uses,
-which chooses by itself what to try and what to ask. Who is tried when is decided in `race.py`.
+`connect`, `open_connection` and `fetch` are the ways to a tunnel, to streams and to a resource;
+`reach` is what a session uses, which chooses by itself what to try and what to ask. Who is tried
+when is decided in `race.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ from qvpn_core.transport.dial import (
     resolve,
 )
 from qvpn_core.transport.http3 import Response
-from qvpn_core.transport.interface import HttpTunnel, Request, TransportName, TunnelHandler
+from qvpn_core.transport.interface import (
+    HttpConnection,
+    HttpTunnel,
+    Request,
+    TransportName,
+    TunnelHandler,
+)
 from qvpn_core.transport.race import HEAD_START, Entry, Race, schedule
 from qvpn_core.transport.tickets import TicketJar
 from qvpn_core.transport.trust import Trust
@@ -56,6 +63,9 @@ class Connection(Protocol):
         self, make: Callable[[Exporter], tuple[Request, bytes]], limit: int
     ) -> Response:
         """Make one ordinary request, then close."""
+
+    def share(self) -> HttpConnection:
+        """Keep the connection, for any number of requests."""
 
     def close(self) -> None:
         """Tell the peer, and give everything back. Idempotent."""
@@ -283,6 +293,32 @@ async def connect(
         lambda connection: connection.open(request, handler, tell),
         timeout=timeout,
         on_stage=tell,
+    )
+
+
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    trust: Trust,
+    transports: Sequence[TransportName] = QUIC_ONLY,
+    timeout: float = settings.HANDSHAKE_TIMEOUT,
+    tickets: TicketJar | None = None,
+) -> HttpConnection:
+    """A connection for any number of requests; as `connect` in all else.
+
+    It proves no path: what carries no IP packets does without a minimum. Raises NameNotResolved,
+    GatewayUnreachable, CertificateUntrusted, GatewayRefused, UsageError.
+    """
+
+    async def share(connection: Connection) -> HttpConnection:
+        return connection.share()
+
+    return await reach(
+        Target(host, trust, tickets=tickets),
+        schedule(await endpoints_of(host, port), transports, HEAD_START),
+        share,
+        timeout=timeout,
     )
 
 

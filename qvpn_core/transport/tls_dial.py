@@ -31,8 +31,16 @@ from qvpn_core.transport.dial import (
 )
 from qvpn_core.transport.http2 import Http2Connection
 from qvpn_core.transport.http2_tunnel import Http2Tunnel
-from qvpn_core.transport.http3 import Refused, Response
-from qvpn_core.transport.interface import HttpTunnel, Request, TunnelHandler
+from qvpn_core.transport.http3 import Response
+from qvpn_core.transport.interface import (
+    Address,
+    HttpStream,
+    HttpTunnel,
+    Refused,
+    Request,
+    TransportName,
+    TunnelHandler,
+)
 from qvpn_core.transport.tls import Authorities, TlsChannel, client_context, verify_gateway
 from qvpn_core.transport.tls_stream import TlsStream
 from qvpn_core.transport.trust import Trust
@@ -119,6 +127,11 @@ class TlsDial:
     async def proven(self) -> None:
         """Nothing to wait for: a byte stream carries packets of every size."""
 
+    def share(self) -> TlsClient:
+        """Keep the connection, for any number of requests."""
+        assert self.http is not None
+        return TlsClient(self, self.http)
+
     async def open(
         self,
         request: Request | RequestMaker,
@@ -147,11 +160,67 @@ class TlsDial:
         self.close()
         return response
 
+    @property
+    def peer(self) -> Address:
+        """The gateway's address."""
+        return self._stream.peer
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """The TLS exporter (RFC 8446 section 7.5)."""
+        return self._channel.export_keying_material(label, context, length)
+
     async def _answered(self, answer: asyncio.Future[_T]) -> _T:
         try:
             return await unless_ended(self.end, answer)
         except Refused as refused:
             raise refusal(refused.status) from None
+
+
+class TlsClient:
+    """An open connection; see `interface.HttpConnection`."""
+
+    transport: TransportName = "tls"
+
+    def __init__(self, dial: TlsDial, http: Http2Connection) -> None:
+        self._dial, self._http = dial, http
+        self._room = asyncio.Event()
+        http.on_room = self._room.set
+
+    @property
+    def peer(self) -> Address:
+        return self._dial.peer
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        return self._dial.export_keying_material(label, context, length)
+
+    async def open_stream(self, request: Request) -> HttpStream:
+        return await self._ask(lambda done: self._http.open_stream(request, done))
+
+    async def open_tunnel(self, request: Request, handler: TunnelHandler) -> HttpTunnel:
+        return await self._ask(lambda done: self._http.request(request, handler, done))
+
+    async def _ask(self, ask: Callable[[Callable[[_T | Exception], None]], int]) -> _T:
+        end, loop = self._dial.end, asyncio.get_running_loop()
+        while not end.done() and not self._http.may_ask:
+            # The peer allows no more streams; QUIC would wait by itself.
+            self._room.clear()
+            await unless_ended(end, asyncio.ensure_future(self._room.wait()))
+        if end.done():
+            raise end.result()
+        answer: asyncio.Future[_T] = loop.create_future()
+        number = ask(_settler(answer))
+        try:
+            return await unless_ended(end, answer)
+        except asyncio.CancelledError:
+            self._http.cancel(number)
+            raise
+
+    async def ended(self) -> QvpnError:
+        return await asyncio.shield(self._dial.end)
+
+    def close(self) -> None:
+        self._dial.fail(TunnelLost("the connection was closed"))
+        self._dial.close()
 
 
 def _settler(future: asyncio.Future[_T]) -> Callable[[_T | Exception], None]:

@@ -53,8 +53,9 @@ class _Accepted:
         )
 
     @property
-    def has_tunnel(self) -> bool:
-        return isinstance(self.http, Http2Connection) and bool(self.http.tunnels)
+    def is_device(self) -> bool:
+        """Whether it carries something, or may again at any time."""
+        return isinstance(self.http, Http2Connection) and (self.http.known or self.http.in_use)
 
     @property
     def answered(self) -> bool:
@@ -89,7 +90,7 @@ class _Accepted:
         if http is None:
             if now - self._opened > settings.HANDSHAKE_TIMEOUT:
                 stream.fail(TunnelLost("the handshake took too long"))
-        elif self.has_tunnel:
+        elif self.is_device:
             stalled = stream.stalled and now - stream.last_progress > tls_settings.IDLE_TIMEOUT
             if stalled or now - stream.last_received > tls_settings.IDLE_TIMEOUT:
                 words = f"no packet from the peer for {tls_settings.IDLE_TIMEOUT:.0f} seconds"
@@ -238,7 +239,7 @@ class TlsListener:
         self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
 
     def met_stranger(self, accepted: _Accepted) -> None:
-        """A connection carries no tunnel, yet or any more."""
+        """A connection carries nothing, yet or any more."""
         if self._strangers.meet(accepted):
             self._loop.call_soon(self._dismiss_stranger)
 
@@ -247,7 +248,7 @@ class TlsListener:
             stranger.end()
 
     def admitted(self, accepted: _Accepted) -> None:
-        """A connection carries a tunnel."""
+        """A connection carries a tunnel or a stream."""
         self._strangers.forget(accepted)
 
     def forget(self, accepted: _Accepted) -> None:

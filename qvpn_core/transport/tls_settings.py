@@ -30,6 +30,10 @@ NOTSENT_LOWAT: Final = 16 << 10
 #: Bytes of flow control for a tunnel, by stream and connection. What arrives is handed on at once,
 #: so the window costs no memory and must only never be the limit: 16 MiB are 1 Gbit/s at 130 ms.
 WINDOW: Final = 16 << 20
+#: Bytes of flow control for a stream of CONNECT, at first (RFC 9113 section 6.9.2) and at most. All
+#: windows of a known peer fit the connection's: what they may grow by together is `WINDOW`.
+STREAM_WINDOW: Final = 65535
+MAX_STREAM_WINDOW: Final = 1 << 20
 #: Bytes of capsules that may wait for a peer who opens no window.
 MAX_BUFFERED: Final = 256 << 10
 #: Ciphertext bytes that may wait while the kernel takes no more: what one chunk becomes, and
@@ -44,10 +48,10 @@ REQUEST_TIMEOUT: Final = 60.0  # seconds without another one, or progress with a
 
 # What a stranger can make us do on one connection: frames that move no content cost tokens.
 FRAME_RATE, FRAME_BURST = 200.0, 2000.0
-REQUEST_COST: Final = 5.0  # tokens of a request; other frames cost one
+REQUEST_COST: Final = 5.0  # tokens of a stranger's request; other frames cost one
 FRAME_CREDIT: Final = 4.0  # tokens for a DATA frame that we send: it may be answered by windows
 MAX_HEADERS: Final = 16 << 10  # bytes of a request head, as common servers have it
-MAX_STREAMS: Final = 128
+MAX_STREAMS: Final = 128  # of a stranger
 
 # ChaCha20 first, at the client: a key of it seals any number of records, one of AES some 2^24
 # (RFC 8446 section 5.5), and OpenSSL renews none by itself. Behind Python its speed is no matter.

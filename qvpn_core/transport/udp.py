@@ -1,5 +1,7 @@
 """UDP in batches: GSO out, GRO in (Linux UDP_SEGMENT and UDP_GRO, linux/udp.h).
 
+On other systems :class:`PortableUdpSocket` does the same one by one, for clients.
+
 One system call carries up to 64 datagrams of one size. Where the kernel or a driver refuses, the
 same calls go on without the offload. Datagrams always carry Don't Fragment and the kernel's own
 idea of the path MTU is not consulted (IP_PMTUDISC_PROBE), since path MTU discovery is ours.
@@ -10,8 +12,10 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from qvpn_core.transport.interface import Address
@@ -32,7 +36,7 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 RECEIVE_BUFFER = 4 << 20  # bytes; a burst must not be lost before we wake up
 BACKLOG = 256  # batches; connections that see `blocked` add only control packets to it
 _GSO_REFUSALS = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
-_CMSG_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
+_CMSG_SPACE = 96  # bytes; two of up to 20, each with its header (cmsg(3))
 _GRO_SIZE = struct.Struct("=i")
 _GSO_SIZE = struct.Struct("=H")
 
@@ -77,6 +81,9 @@ class UdpSocket:
         self._backlog: deque[tuple[Sequence[Datagram], tuple[str, int] | None, LocalAddress | None]]
         self._backlog = deque(maxlen=BACKLOG)
         sock.setblocking(False)
+        self._set_options(sock)
+
+    def _set_options(self, sock: socket.socket) -> None:
         if self._ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -249,3 +256,61 @@ class UdpSocket:
                 return index - start + (length < size)
             index += 1
         return index - start
+
+
+#: Don't Fragment by system: level, option. netinet/in.h and netinet6/in6.h of macOS and FreeBSD,
+#: ws2ipdef.h of Windows.
+_DONT_FRAGMENT = {
+    "darwin": ((socket.IPPROTO_IP, 28), (socket.IPPROTO_IPV6, 62)),
+    "freebsd": ((socket.IPPROTO_IP, 67), (socket.IPPROTO_IPV6, 62)),
+    "win32": ((socket.IPPROTO_IP, 14), (socket.IPPROTO_IPV6, 14)),
+}
+
+
+class PortableUdpSocket(UdpSocket):
+    """A connected UDP socket by what every system has."""
+
+    def _set_options(self, sock: socket.socket) -> None:
+        self.gso = False
+        system = sys.platform.rstrip("0123456789") if sys.platform != "win32" else sys.platform
+        options = _DONT_FRAGMENT.get(system)
+        if options is not None:
+            with suppress(OSError):  # then path MTU discovery sees what fragments can carry
+                sock.setsockopt(*options[self._ipv6], 1)
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+    def receive(
+        self, calls: int = 64
+    ) -> list[tuple[Datagram, tuple[str, int], LocalAddress | None]]:
+        received: list[tuple[Datagram, tuple[str, int], LocalAddress | None]] = []
+        for _ in range(calls):
+            try:
+                data, sender = self._sock.recvfrom(65535)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                if received:
+                    break
+                raise
+            received.append((data, sender, None))
+        return received
+
+    def _sendmsg(
+        self,
+        buffers: Sequence[Datagram],
+        ancillary: Sequence[LocalAddress],
+        to: tuple[str, int] | None,
+    ) -> None:
+        for datagram in buffers:
+            try:
+                self._sock.send(datagram)
+            except BlockingIOError:
+                raise
+            except OSError:
+                self._sock.send(datagram)  # as in UdpSocket
+
+
+def connected_udp(sock: socket.socket) -> UdpSocket:
+    """The best that this system has for a connected socket."""
+    return (UdpSocket if sys.platform == "linux" else PortableUdpSocket)(sock)

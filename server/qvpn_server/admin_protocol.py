@@ -65,6 +65,7 @@ class GroupSettings(msgspec.Struct):
     routes: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
     destinations: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
     dns: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
+    services: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
     max_sessions: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
@@ -143,6 +144,26 @@ class SessionStatus(Traffic, kw_only=True):
     mtu: int
 
 
+class ServiceTraffic(msgspec.Struct, kw_only=True):
+    """What went through services. `tx` is towards the devices, as everywhere."""
+
+    #: Streams and UDP flows: open now, and ever opened.
+    open: int = 0
+    opened: int = 0
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    #: UDP packets that were dropped, and requests that were refused, by reason.
+    drops: dict[str, int] = {}
+    refused: dict[str, int] = {}
+
+
+class ServiceStatus(ServiceTraffic, kw_only=True):
+    """What one device uses now."""
+
+    device: str
+    peer: str
+
+
 class GatewayStatus(msgspec.Struct, kw_only=True, tag_field="reply", tag="status"):
     """A running gateway."""
 
@@ -156,6 +177,9 @@ class GatewayStatus(msgspec.Struct, kw_only=True, tag_field="reply", tag="status
     sessions: list[SessionStatus]
     #: Of all sessions, past ones too.
     totals: Traffic
+    #: Devices that use services now; and of all, past ones too.
+    services: list[ServiceStatus]
+    service_totals: ServiceTraffic
     #: Resident memory in bytes.
     memory_bytes: int
 

@@ -33,6 +33,7 @@ from qvpn_server.config import GatewayConfig, parse_address, parse_network
 from qvpn_server.pool import IPNetwork
 from qvpn_server.registry import Device, GroupPolicy, Registry
 from qvpn_server.registry.policy import check_group
+from qvpn_server.service_rules import parse_rule
 
 _HASH_BYTES = 32
 
@@ -86,6 +87,9 @@ def _changed(policy: GroupPolicy, settings: GroupSettings, config: GatewayConfig
     if settings.dns is not msgspec.UNSET:
         servers = settings.dns
         values["dns"] = None if servers is None else tuple(map(parse_address, servers))
+    if settings.services is not msgspec.UNSET:
+        rules = settings.services
+        values["services"] = None if rules is None else tuple(map(parse_rule, rules))
     if settings.max_sessions is not msgspec.UNSET:
         values["max_sessions"] = settings.max_sessions
     changed = replace(policy, **values)

@@ -7,7 +7,7 @@ caller may do is not decided here.
 
 from __future__ import annotations
 
-from qvpn_core.auth.concealed import Origin, Verifier
+from qvpn_core.auth.concealed import Origin, Verifier, credential_field
 from qvpn_core.transport.interface import IncomingRequest
 from qvpn_server.credentials import bearer_token, token_hash
 from qvpn_server.registry import Device, Invite, Registry
@@ -30,7 +30,7 @@ class Authenticator:
         RegistryUnavailable.
         """
         request = incoming.request
-        field = request.header("authorization")
+        field = request.header(credential_field(request.method, request.protocol))
         device = self._registry.device_by_token(token_hash(bearer_token(field) or _NO_TOKEN))
         key_id = self._verifier.verify(
             field,

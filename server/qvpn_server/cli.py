@@ -195,6 +195,11 @@ def _add_groups(verbs: _Verbs) -> None:
             ("--route", "CIDR", "routes that its devices get, 'default' or 'none'"),
             ("--destination", "CIDR", "what they may reach, 'none', or 'default': their routes"),
             ("--dns", "ADDR", "resolvers for them, 'default' or 'none'"),
+            (
+                "--service",
+                "RULE",
+                "services for them: [tcp/|udp/]WHERE[:PORT[-PORT]], 'default' or 'none'",
+            ),
         ):
             parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=words)
         parser.add_argument(

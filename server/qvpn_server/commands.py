@@ -158,6 +158,22 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
                 for session in reply.sessions
             ),
         )
+    used = reply.service_totals
+    print(f"services     {used.open} open, {used.opened} in all")
+    if reply.services:
+        print_table(
+            ("DEVICE", "PEER", "OPEN", "TRAFFIC", "REFUSED"),
+            (
+                (
+                    user.device,
+                    user.peer,
+                    str(user.open),
+                    f"{_size(user.tx_bytes)} to the device, {_size(user.rx_bytes)} from it",
+                    str(sum(user.refused.values())),
+                )
+                for user in reply.services
+            ),
+        )
     return 0
 
 

@@ -43,6 +43,7 @@ from qvpn_server.identity import announced_pins
 from qvpn_server.live import LivePolicies
 from qvpn_server.network import gateway_network
 from qvpn_server.registry import Device, DevicePolicy, Invite, Registry
+from qvpn_server.services import Services, service_target
 from qvpn_server.sessions import Session, SessionTable
 from qvpn_server.statedir import StateDir
 from qvpn_server.website import Site, connect_ip_scope, refusal
@@ -69,7 +70,8 @@ class Gateway:
         self._registry = registry
         self._sessions = sessions
         self._forwarder = forwarder
-        self.policies = LivePolicies(config, registry, sessions)
+        self.services = Services(config, self._announcement)
+        self.policies = LivePolicies(config, registry, sessions, self.services)
         self._authenticator = Authenticator(registry)
         self._site = Site.built_in(0)
         #: SPKI pins that devices are told; empty when an authority vouches for the gateway.
@@ -81,16 +83,19 @@ class Gateway:
         self.reload()
 
     def on_request(self, incoming: IncomingRequest) -> None:
-        """Answer one request: a tunnel for a device, the web site for everybody else."""
+        """Answer one request: a device gets a tunnel or a service, everybody else the web site."""
         request = incoming.request
         now = time.time()
         device = None
         try:
             caller = self._authenticator.caller(incoming)
             device = caller if isinstance(caller, Device) else None
-            scope = connect_ip_scope(request)
+            scope, service = connect_ip_scope(request), service_target(request)
             if isinstance(caller, Invite) and is_enrolment(request):
                 receive_enrolment(incoming, caller, self._registry, lambda: self._pins)
+            elif device is not None and service is not None:
+                policy = self._registry.policy_of(device, self._config)
+                self.services.serve(incoming, device, policy, *service)
             elif device is None or scope is None:
                 incoming.respond(*self._site.answer(request, now))
             elif not scope.unlimited:
@@ -194,6 +199,8 @@ class Gateway:
             connections=self.listener.connections,
             sessions=sessions,
             totals=totals,
+            services=self.services.status(),
+            service_totals=self.services.totals(),
             memory_bytes=_resident_memory(),
         )
 
@@ -232,6 +239,7 @@ async def running_gateway(
         )
         # Without a reason phrase: callers who were never admitted get this close as well.
         stack.push_async_callback(gateway.listener.close)
+        stack.push_async_callback(gateway.services.close)
         await stack.enter_async_context(gateway.policies.following_others())
         await stack.enter_async_context(serve_admin(state, gateway.answer))
         yield gateway

@@ -38,7 +38,9 @@ def change(state: StateDir, options: argparse.Namespace) -> int:
     """Change a group."""
     settings = _settings(options)
     if settings == GroupSettings():
-        raise UsageError("nothing to change", "give --route, --destination, --dns, --max-sessions")
+        raise UsageError(
+            "nothing to change", "give --route, --destination, --dns, --service, --max-sessions"
+        )
     act_on(state, load_config(state.config), GroupSetRequest(options.group, settings))
     return done(options, f"changed the group {options.group}", group=options.group)
 
@@ -78,6 +80,7 @@ def show(state: StateDir, options: argparse.Namespace) -> int:
                     "routes": _texts(group.policy.routes),
                     "destinations": _texts(group.policy.destinations),
                     "dns": _texts(group.policy.dns),
+                    "services": _texts(group.policy.services),
                     "max_sessions": group.policy.max_sessions,
                 }
                 for group in groups
@@ -90,7 +93,7 @@ def show(state: StateDir, options: argparse.Namespace) -> int:
         return unset if texts is None else " ".join(texts) or NONE
 
     print_table(
-        ("GROUP", "DEVICES", "ROUTES", "DESTINATIONS", "DNS", "MAX-SESSIONS"),
+        ("GROUP", "DEVICES", "ROUTES", "DESTINATIONS", "DNS", "SERVICES", "MAX-SESSIONS"),
         (
             (
                 group.name,
@@ -98,6 +101,7 @@ def show(state: StateDir, options: argparse.Namespace) -> int:
                 words(group.policy.routes),
                 words(group.policy.destinations, "as routes"),
                 words(group.policy.dns),
+                words(group.policy.services, "as destinations"),
                 str(group.policy.max_sessions or ""),
             )
             for group in groups
@@ -111,6 +115,7 @@ def _settings(options: argparse.Namespace) -> GroupSettings:
         routes=_words(options.route),
         destinations=_words(options.destination),
         dns=_words(options.dns),
+        services=_words(options.service),
         max_sessions=_quota(options.max_sessions),
     )
 

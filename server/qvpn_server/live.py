@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from qvpn_core.errors import QvpnError
 from qvpn_server.config import GatewayConfig
 from qvpn_server.destinations import DestinationCache
-from qvpn_server.registry import Device, DevicePolicy, Registry
+from qvpn_server.registry import Device, DevicePolicy, Group, Registry
 from qvpn_server.registry.policy import device_policy
+from qvpn_server.services import Services
 from qvpn_server.sessions import SessionTable
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,17 @@ WATCH_INTERVAL = 0.5
 class LivePolicies:
     """Keeps the sessions of one gateway as its registry wants them."""
 
-    def __init__(self, config: GatewayConfig, registry: Registry, sessions: SessionTable) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        registry: Registry,
+        sessions: SessionTable,
+        services: Services,
+    ) -> None:
         self._config = config
         self._registry = registry
         self._sessions = sessions
+        self._services = services
         #: Sessions with equal policies share a table.
         self.destinations = DestinationCache(config)
 
@@ -49,11 +57,12 @@ class LivePolicies:
         return None
 
     def follow(self) -> None:
-        """Bring every live session in line with the registry. Raises RegistryUnavailable."""
+        """Bring all that is live in line with the registry. Raises RegistryUnavailable."""
         live = list(self._sessions)
+        users = self._services.devices
         standing = {
             device.id: device
-            for device in self._registry.devices([session.id for session in live])
+            for device in self._registry.devices([*(session.id for session in live), *users])
             if device.revoked is None
         }
         groups = {group.name: group for group in self._registry.groups()}
@@ -66,14 +75,21 @@ class LivePolicies:
             if session.device != device.name:
                 log.info("%s: renamed to %s", session.device, device.name)
                 session.device = device.name
-            found = [groups[name] for name in device.groups if name in groups]
-            policy, before = device_policy(found, self._config), session.policy
+            policy, before = self._policy(device, groups), session.policy
             session.groups = device.groups
             if policy != before:
                 log.info("%s: its groups changed", session.device)
                 session.policy = policy
                 session.destinations = self.destinations.of(policy)
                 session.tell(before)
+        for number in users:
+            device = standing.get(number)
+            now = None if device is None else (device, self._policy(device, groups))
+            self._services.update(number, now)
+
+    def _policy(self, device: Device, groups: Mapping[str, Group]) -> DevicePolicy:
+        found = [groups[name] for name in device.groups if name in groups]
+        return device_policy(found, self._config)
 
     @asynccontextmanager
     async def following_others(self) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import gc
 import logging
 import resource
 import signal
+from contextlib import suppress
 
 from qvpn_core.errors import QvpnError
 from qvpn_server.config import GatewayConfig, load_config
@@ -23,9 +24,7 @@ def run(state: StateDir) -> None:
     # Each of these says the same again, in more words and for every packet.
     logging.getLogger("quic").setLevel(logging.ERROR)
     config = load_config(state.config)
-    # Each TLS connection is a descriptor, and the usual limit of 1024 is below the session limit.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _raise_descriptor_limit()
     with state.locked():
         asyncio.run(_serve(state, config))
 
@@ -58,3 +57,10 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
             await stopped
         finally:
             notify("STOPPING=1")
+
+
+def _raise_descriptor_limit() -> None:
+    """Every stream to a service is a socket; the soft limit is low for the sake of select(2)."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.interop.gateway import RESOLVERS, Gateway, command
 from tests.interop.network import Network
 from tests.interop.program import Peer, Program, StartPeer
 from tests.interop.traffic import everything_passes, ping, tcp_exchange
@@ -29,80 +26,12 @@ from tests.world.namespaces import Namespace
 pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(600)]
 
 INSIDE = ("10.97.0.2", "fd97::2")
-RESOLVERS = ["198.51.100.53", "2001:db8:2::53"]
 IP_HEADER = (20, 40)
 ICMP_HEADER = 8
 families = pytest.mark.parametrize("version", [0, 1], ids=["IPv4", "IPv6"])
 
 
-def command(name: str) -> str:
-    """A command of the installation under test."""
-    path = shutil.which(name, path=str(Path(sys.executable).parent))
-    assert path is not None, f"{name} is not installed beside {sys.executable}"
-    return path
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A directory with a short name: Unix sockets have no room for a long one."""
-    with tempfile.TemporaryDirectory(prefix="qvpn-") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def start(network: Network) -> Iterator[Callable[..., Program]]:
-    with ExitStack() as cleanup:
-
-        def start(*arguments: Any, **options: Any) -> Program:
-            program = Program(*arguments, **options)
-            cleanup.callback(program.close)
-            return program
-
-        yield start
-
-
 # The Go client against qvpn-server
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """A running qvpn-server and a device that it knows."""
-
-    state: Path
-    program: Program
-    url: str
-    pin: str
-    token: str
-
-    def trust(self) -> tuple[str, ...]:
-        """The Go client's flags to reach and believe it."""
-        return ("-url", self.url, "-pin", self.pin)
-
-    def client(self) -> tuple[str, ...]:
-        """And to be let in."""
-        return (*self.trust(), "-token", self.token)
-
-
-@pytest.fixture
-def gateway(
-    request: pytest.FixtureRequest, network: Network, home: Path, start: Callable[..., Program]
-) -> Gateway:
-    """At 192.0.2.1, or at the address that a test asks for."""
-    host = getattr(request, "param", "192.0.2.1")
-    listen = f"[{host}]:4433" if ":" in host else f"{host}:4433"
-    state = home / "gateway"
-    init = ["--host", host, "--listen", listen, "--pool4", "10.97.0.0/24", "--pool6", "fd97::/64"]
-    server = command("qvpn-server")
-    for arguments in (["init", *init, "--dns", *RESOLVERS], ["token", "laptop", "--json"]):
-        verb, *rest = arguments
-        done = subprocess.run(
-            [server, verb, "--state", str(state), *rest], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    device = json.loads(done.stdout)
-    program = start(network.proxy, [server, "run", "--state", str(state)])
-    program.wait_for("listening")
-    return Gateway(state, program, f"https://{listen}", device["pin"], device["token"])
 
 
 @pytest.fixture

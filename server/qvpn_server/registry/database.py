@@ -23,7 +23,7 @@ from qvpn_server.config import REGISTRY_SCHEME
 from qvpn_server.registry.records import RegistryUnavailable
 
 #: Migrations in order; the last one is what this program works with.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 
 #: Seconds to wait for another process's transaction. The packet path waits with us.
 _BUSY_TIMEOUT = 2.0

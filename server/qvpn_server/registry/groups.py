@@ -14,11 +14,13 @@ from qvpn_server.registry.records import (
     MAX_DNS,
     MAX_GROUPS,
     MAX_PREFIXES,
+    MAX_SERVICES,
     Group,
     GroupPolicy,
     check_name,
 )
 from qvpn_server.registry.schema import audit, devices, groups, memberships
+from qvpn_server.service_rules import parse_rule
 
 #: Who acts when no gateway runs that could say.
 CLI = "cli"
@@ -48,6 +50,7 @@ def load(connection: Connection, which: ColumnElement[bool] | None = None) -> li
                 routes=_parsed(ip_network, row.routes),
                 destinations=_parsed(ip_network, row.destinations),
                 dns=_parsed(ip_address, row.dns),
+                services=_parsed(parse_rule, row.services),
                 max_sessions=row.max_sessions,
             ),
             counted.get(row.id, 0),
@@ -146,6 +149,7 @@ def _columns(policy: GroupPolicy) -> dict[str, Any]:
         "routes": texts(policy.routes),
         "destinations": texts(policy.destinations),
         "dns": texts(policy.dns),
+        "services": texts(policy.services),
         "max_sessions": policy.max_sessions,
     }
 
@@ -156,7 +160,8 @@ def _parsed(parse: Any, texts: list[str] | None) -> Any:
 
 def _check(policy: GroupPolicy) -> None:
     bounds = ((policy.routes, MAX_PREFIXES), (policy.destinations, MAX_PREFIXES))
-    for values, bound in (*bounds, (policy.dns, MAX_DNS)):
+    lists = (*bounds, (policy.dns, MAX_DNS), (policy.services, MAX_SERVICES))
+    for values, bound in lists:
         if values is not None and len(values) > bound:
             raise UsageError(f"{len(values)} entries are too many", f"give at most {bound}")
     if policy.max_sessions is not None and not 1 <= policy.max_sessions <= 1 << 20:

@@ -14,6 +14,7 @@ from qvpn_core.errors import UsageError
 from qvpn_server.config import DEFAULT_ROUTES, GatewayConfig, check_agreement
 from qvpn_server.pool import IPAddress, IPNetwork, overlap
 from qvpn_server.registry.records import DevicePolicy, Group, GroupPolicy
+from qvpn_server.service_rules import ServiceRule
 
 _ALL = tuple(map(ip_network, DEFAULT_ROUTES))
 
@@ -40,6 +41,9 @@ def device_policy(groups: Iterable[Group], config: GatewayConfig) -> DevicePolic
         routes=union(policy.routes or () for _, policy in filled),
         destinations=union(policy.destinations or () for _, policy in filled),
         dns=tuple(servers),
+        services=tuple(
+            dict.fromkeys(rule for _, policy in filled for rule in policy.services or ())
+        ),
         quotas=tuple(
             (name, policy.max_sessions)
             for name, policy in filled
@@ -66,10 +70,16 @@ def check_group(policy: GroupPolicy, config: GatewayConfig) -> None:
 
 def _filled(policy: GroupPolicy, config: GatewayConfig) -> GroupPolicy:
     routes = config.routes if policy.routes is None else policy.routes
+    destinations = routes if policy.destinations is None else policy.destinations
+    services = policy.services
+    if services is None:
+        # Of either family: the gateway itself connects, which needs no pool.
+        services = tuple(map(ServiceRule, destinations))
     return replace(
         policy,
         routes=routes,
-        destinations=routes if policy.destinations is None else policy.destinations,
+        destinations=destinations,
+        services=services,
         dns=config.dns if policy.dns is None else policy.dns,
     )
 

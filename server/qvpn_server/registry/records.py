@@ -14,12 +14,14 @@ from qvpn_core.auth.enrolment import RefusalReason
 from qvpn_core.auth.invite import NAME_PATTERN
 from qvpn_core.errors import QvpnError, UsageError
 from qvpn_server.pool import IPAddress, IPNetwork
+from qvpn_server.service_rules import ServiceRule
 
 #: Of one device, and of one group's routes or destinations. All of them together must fit into one
 #: ROUTE_ADVERTISEMENT of the size that clients take.
 MAX_GROUPS = 16
 MAX_PREFIXES = 100
 MAX_DNS = 8
+MAX_SERVICES = 100
 
 _NAME = re.compile(NAME_PATTERN)
 
@@ -123,6 +125,8 @@ class GroupPolicy:
     #: What its devices may reach; None: its routes.
     destinations: tuple[IPNetwork, ...] | None = None
     dns: tuple[IPAddress, ...] | None = None
+    #: Services that its devices may use; None: whatever is at its destinations.
+    services: tuple[ServiceRule, ...] | None = None
     #: Live sessions of all its devices together, at one gateway; None: no quota.
     max_sessions: int | None = None
 
@@ -149,6 +153,8 @@ class DevicePolicy:
     destinations: tuple[IPNetwork, ...]
     #: Resolvers for DNS_ASSIGN, in order.
     dns: tuple[IPAddress, ...]
+    #: What it may use through the gateway without a tunnel.
+    services: tuple[ServiceRule, ...] = ()
     #: Its groups that have a quota, and how many live sessions each may have.
     quotas: tuple[tuple[str, int], ...] = ()
 

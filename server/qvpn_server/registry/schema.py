@@ -76,6 +76,7 @@ groups = Table(
     Column("destinations", _JSON),
     Column("dns", _JSON),
     Column("max_sessions", Integer),
+    Column("services", _JSON),
 )
 
 memberships = Table(

@@ -33,6 +33,7 @@ from qvpn_server.live import LivePolicies
 from qvpn_server.registry import Device, Group, GroupPolicy, Registry
 from qvpn_server.registry.policy import device_policy
 from qvpn_server.registry.records import MAX_GROUPS, MAX_PREFIXES
+from qvpn_server.services import Services
 from qvpn_server.sessions import Session, SessionTable
 from tests.unit.server.helpers import (
     NUMBERS,
@@ -53,7 +54,7 @@ class Bench:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.sessions = SessionTable()
-        self.live = LivePolicies(CONFIG, registry, self.sessions)
+        self.live = LivePolicies(CONFIG, registry, self.sessions, Services(CONFIG, tuple))
         self.tun: list[bytes] = []
         self.forwarder = Forwarder(
             sessions=self.sessions,

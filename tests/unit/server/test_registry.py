@@ -364,7 +364,8 @@ class TestAudit:
         registry.revoke_invite("carl", NOW + 10, actor=who)
         registry.remove_group("staff", NOW + 11, actor=who)
         lines = [(line.action, line.subject, line.detail) for line in registry.audit()]
-        defaults = "routes default, destinations default, dns default, max_sessions"
+        lists = ("routes", "destinations", "dns", "services")
+        defaults = ", ".join([*(f"{name} default" for name in lists), "max_sessions"])
         assert lines == [
             ("group add", "staff", f"{defaults} 2"),
             ("group set", "staff", f"{defaults} default"),

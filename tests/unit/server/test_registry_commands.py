@@ -112,6 +112,8 @@ def test_invites_are_listed_and_withdrawn(shell: Shell) -> None:
         (("group", "set", "everyone", "--max-sessions", "0"), "make no quota"),
         (("group", "add", "x", "--dns", "none", "9.9.9.9"), "not a DNS server's address"),
         (("group", "add", "x", "--route", "default", "::/0"), "route: 'default'"),
+        (("group", "add", "x", "--service", "127.1:80"), "no rule for services"),
+        (("group", "add", "x", "--service", *["*"] * 101), "too many"),
         (("group", "remove", "everyone"), "what new devices join"),
         (("group", "join", "everyone", "nobody"), "no device is named nobody"),
     ],
@@ -130,11 +132,12 @@ def test_groups_are_made_changed_and_listed(shell: Shell) -> None:
         "routes": None,
         "destinations": None,
         "dns": None,
+        "services": None,
         "max_sessions": None,
     }
     assert staff["destinations"] == ["10.1.0.0/16", "10.2.0.0/16"]
     shell("group", "set", "staff", "--destination", "default", "--max-sessions", "none")
-    shell("group", "set", "staff", "--dns", "none")
+    shell("group", "set", "staff", "--dns", "none", "--service", "tcp/Git.Example:22", "*:443")
     (_, staff) = shell.json("group", "list")
     assert (staff["routes"], staff["destinations"], staff["dns"], staff["max_sessions"]) == (
         ["10.0.0.0/8"],
@@ -142,9 +145,10 @@ def test_groups_are_made_changed_and_listed(shell: Shell) -> None:
         [],
         None,
     )
+    assert staff["services"] == ["tcp/git.example:22", "*:443"]
     assert [line.split() for line in shell("group", "list").splitlines()[1:]] == [
-        ["everyone", "0", "default", "as", "routes", "default", "-"],
-        ["staff", "0", "10.0.0.0/8", "as", "routes", "none", "-"],
+        ["everyone", "0", "default", "as", "routes", "default", "as", "destinations", "-"],
+        ["staff", "0", "10.0.0.0/8", "as", "routes", "none", "tcp/git.example:22", "*:443", "-"],
     ]
     shell("group", "remove", "staff")
     assert [group["group"] for group in shell.json("group", "list")] == ["everyone"]

@@ -72,6 +72,19 @@ class TestMigrations:
             # That is what it compares with the number of schema changes it knows: 1.
             assert database.execute("PRAGMA user_version").fetchone() == (2,)
 
+    def test_a_registry_from_before_services_keeps_its_groups(self, made: Path) -> None:
+        with closing(sqlite3.connect(made)) as database:
+            database.executescript(
+                "ALTER TABLE groups DROP COLUMN services;"
+                "UPDATE alembic_version SET version_num = '0002';"
+                "INSERT INTO groups (name, dns) VALUES ('staff', '[\"10.1.0.53\"]');"
+            )
+        with Registry.open(made) as registry:
+            everyone, staff = registry.groups()
+        assert (everyone.name, everyone.policy.services) == ("everyone", None)
+        assert [str(server) for server in staff.policy.dns or ()] == ["10.1.0.53"]
+        assert staff.policy.services is None
+
     def test_the_tables_are_those_that_the_program_works_with(self, where: Path | str) -> None:
         database = Database.open(where)
         with closing(database), database.transaction() as connection:

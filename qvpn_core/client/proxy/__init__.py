@@ -1,0 +1,1 @@
+"""Services without root and without a tunnel: `qvpn proxy` and `qvpn forward`."""

@@ -1,0 +1,188 @@
+"""The one connection to the gateway that all proxied services share, kept up.
+
+It is made at the start, made anew with growing pauses when it is lost, and given up when the
+gateway does not know this device. Requests that come meanwhile wait for it, but not long. It needs
+no rights and nothing that is special to one operating system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+from qvpn_core.auth.concealed import Origin, credential_field
+from qvpn_core.client.credential import Prover, learn_pins, prover
+from qvpn_core.client.profiles import TRANSPORTS, Profile
+from qvpn_core.client.proxy.refusals import Refusal, ServiceRefused, explain, proxy_status
+from qvpn_core.client.states import STABLE_AFTER, retry_delay
+from qvpn_core.client.ticketfile import TicketFile
+from qvpn_core.errors import QvpnError
+from qvpn_core.masque.connect_udp import PROTOCOL
+from qvpn_core.masque.target import Target, parse_authority
+from qvpn_core.transport.dial import refusal
+from qvpn_core.transport.interface import (
+    H3_REQUEST_CANCELLED,
+    HttpConnection,
+    HttpStream,
+    HttpTunnel,
+    Refused,
+    Request,
+    StreamReset,
+    TunnelHandler,
+)
+from qvpn_core.transport.reach import open_connection
+
+log = logging.getLogger("qvpn.proxy")
+
+#: Seconds that a request waits for a connection.
+PATIENCE = 5.0
+#: Seconds for the gateway's answer: longer than it tries to connect.
+ANSWER = 15.0
+#: No gateway connects to it, and ours says so; strangers are told something else.
+_NOWHERE = parse_authority("0.0.0.0:1")
+#: What strangers are answered.
+_UNKNOWN = (401, 403, 404, 405, 407)
+
+_T = TypeVar("_T")
+
+
+class GatewayLink:
+    """Opens streams and flows through the gateway of a profile."""
+
+    def __init__(self, profile: Profile, *, random: Callable[[], float] = random.random) -> None:
+        self._profile = profile
+        self._random = random
+        self._prove: Prover | None = None
+        self._latest: HttpConnection
+        #: The same while it is not known to be lost.
+        self._connection: HttpConnection | None = None
+        self._changed = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Make the first connection. Raises QvpnError, also when it may pass."""
+        self._prove = await prover(self._profile)
+        await self._dial()
+
+    async def run(self) -> NoReturn:
+        """Keep the connection up. Raises the QvpnError that trying again cannot mend."""
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            connected_at = loop.time()
+            error = await self._latest.ended()
+            self._connection = None
+            log.info("the connection to the gateway is lost: %s", error)
+            if loop.time() - connected_at >= STABLE_AFTER:
+                attempt = 0
+            lost = True
+            while lost:
+                await asyncio.sleep(retry_delay(attempt, self._random))
+                attempt += 1
+                try:
+                    await self._dial()
+                    lost = False
+                except QvpnError as failure:
+                    if not failure.transient:
+                        raise
+                    log.info("%s", failure)
+            log.info("connected again")
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    async def open_tcp(self, target: Target) -> HttpStream:
+        """A connection to a service. Raises ServiceRefused."""
+        return await self._open(lambda link: link.open_stream(self._tcp_request(link, target)))
+
+    async def open_udp(self, target: Target, handler: TunnelHandler) -> HttpTunnel:
+        """A flow of datagrams to a service. Raises ServiceRefused."""
+        return await self._open(
+            lambda link: link.open_tunnel(self._udp_request(link, target), handler)
+        )
+
+    async def _open(self, attempt: Callable[[HttpConnection], Awaitable[_T]]) -> _T:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while True:
+            connection = await self._wait_connected(deadline)
+            try:
+                async with asyncio.timeout(ANSWER):
+                    return await attempt(connection)
+            except TimeoutError:
+                raise ServiceRefused(Refusal.TIMED_OUT) from None
+            except Refused as refused:
+                raise ServiceRefused(explain(refused.status, refused.headers)) from None
+            except StreamReset:
+                raise ServiceRefused(Refusal.FAILED) from None
+            except QvpnError:
+                # The connection ended: the request does no harm when it is made again.
+                if self._connection is connection:
+                    self._connection = None
+
+    async def _wait_connected(self, deadline: float) -> HttpConnection:
+        try:
+            async with asyncio.timeout_at(deadline):
+                while self._connection is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ServiceRefused(Refusal.GATEWAY_AWAY) from None
+        return self._connection
+
+    async def _dial(self) -> None:
+        profile = self._profile
+        connection = await open_connection(
+            profile.host,
+            profile.port,
+            trust=profile.trust,
+            transports=TRANSPORTS[profile.transport],
+            tickets=TicketFile(profile.name),
+        )
+        try:
+            async with asyncio.timeout(ANSWER):
+                await self._introduce(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = self._latest = connection
+        self._changed.set()
+
+    async def _introduce(self, connection: HttpConnection) -> None:
+        """Learn whether the gateway knows us, before somebody needs it to. Raises QvpnError."""
+        try:
+            stream = await connection.open_stream(self._tcp_request(connection, _NOWHERE))
+        except Refused as refused:
+            known = proxy_status(refused.headers) is not None
+            if not known and refused.status in _UNKNOWN:
+                raise refusal(refused.status) from None
+            self._profile = learn_pins(self._profile, refused.headers)
+        else:
+            stream.reset(H3_REQUEST_CANCELLED)
+
+    def _tcp_request(self, connection: HttpConnection, target: Target) -> Request:
+        authority = str(target)
+        return self._request(connection, Request("CONNECT", "", authority, ""))
+
+    def _udp_request(self, connection: HttpConnection, target: Target) -> Request:
+        authority, _path = self._profile.resource
+        request = Request("CONNECT", "https", authority, target.udp_path, PROTOCOL)
+        return self._request(connection, request)
+
+    def _request(self, connection: HttpConnection, bare: Request) -> Request:
+        assert self._prove is not None
+        origin = Origin.of(bare.scheme, bare.authority)
+        credential = self._prove(connection.export_keying_material, origin)
+        name = credential_field(bare.method, bare.protocol)
+        return Request(
+            bare.method,
+            bare.scheme,
+            bare.authority,
+            bare.path,
+            bare.protocol,
+            ((name, credential),),
+        )
