@@ -28,6 +28,7 @@ from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
 from qvpn_core.errors import QvpnError, UsageError
+from qvpn_core.program import module_command
 
 log = logging.getLogger("qvpn")
 
@@ -111,8 +112,7 @@ def start_detached(wish: control.Wish) -> Status:
     process: subprocess.Popen[bytes] | None = None
     try:
         process = subprocess.Popen(
-            # -P: never import from whatever directory root happens to stand in.
-            [sys.executable, "-P", "-m", "qvpn_core.client.agent"],
+            module_command("qvpn_core.client.agent"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
