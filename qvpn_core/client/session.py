@@ -33,7 +33,7 @@ from qvpn_core.client.planner import (
 )
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import KillSwitchMode
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.client.uplink import Uplink
 from qvpn_core.datapath.aioquic import AioquicDatapath
@@ -75,6 +75,7 @@ class Session:
         *,
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
+        on_stage: Callable[[Stage], None],
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
@@ -84,6 +85,7 @@ class Session:
         self._survey = Survey()
         self._mover = mover
         self._on_up = on_up
+        self._on_stage = on_stage
         self._link: Link | None = None
         #: Replaced, and closed soon.
         self._former: Link | None = None
@@ -114,7 +116,9 @@ class Session:
         try:
             link = await self._connect()
             self.profile = learn_pins(self.profile, link.tunnel.response_headers)
+            self._on_stage("addresses")
             await link.configure()
+            self._on_stage("routes")
             tun = self._tun = await self._attachment.attach(*self._plans(link))
             self._carry(link, tun)
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
@@ -126,6 +130,30 @@ class Session:
             for each in (self._former, self._link):
                 if each is not None:
                     each.close()
+
+    def set_policy(self, policy: RoutePolicy) -> None:
+        """Route by `policy` from now on; a live session follows at once, without a gap.
+
+        Raises what `plan_network` raises, and then changes nothing.
+        """
+        before, self._policy = self._policy, policy
+        if self._link is None:
+            return
+        if self._tun is not None:
+            try:
+                self._plans(self._link)
+            except QvpnError:
+                self._policy = before
+                raise
+        self._link.news.set()
+
+    def offer(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """What the gateway assigned and advertised, and the MTU; empty until it is up."""
+        if self._link is None or self._tun is None:
+            return (), (), 0
+        offer = _offer(self._link)
+        addresses, routes = tuple(map(str, offer.addresses)), tuple(map(str, offer.routes))
+        return addresses, routes, self._link.tunnel.mtu
 
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
@@ -153,6 +181,7 @@ class Session:
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
+            lost_packets=counters.lost_packets,
             drops=counters.dropped,
             warnings=warnings(
                 self._policy, plan, self._system(tunnel), self._attachment.kill_switch
@@ -178,10 +207,11 @@ class Session:
         async def dial() -> HttpTunnel:
             if self._link is not None:
                 self._link.close()  # of an attempt that the network's change overtook
-            self._link = await self._uplink.open()
+            self._link = await self._uplink.open(self._on_stage)
             return self._link.tunnel
 
         try:
+            self._on_stage("resolving")
             if not around.addresses:
                 around.addresses = tuple(await self._find(profile.host))
             self._uplink = Uplink(
@@ -332,13 +362,8 @@ class Session:
 
     def _plans(self, link: Link) -> tuple[NetworkPlan, DnsPlan | None]:
         """What the network and the names should be now."""
-        state = link.connect_ip
-        offer = GatewayOffer(
-            addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
-            routes=ranges_to_prefixes(state.peer_routes),
-        )
-        plan = plan_network(self._policy, offer, self._system(link.tunnel), link.tunnel.mtu)
-        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
+        plan = plan_network(self._policy, _offer(link), self._system(link.tunnel), link.tunnel.mtu)
+        choice = choose_dns(link.connect_ip.dns, self._policy, plan, wanted=self.profile.dns)
         self._names = choice.reason
         return plan, choice.plan
 
@@ -346,6 +371,14 @@ class Session:
         plan = self._attachment.plan
         assert plan is not None
         return [address.ip.packed for address in plan.addresses]
+
+
+def _offer(link: Link) -> GatewayOffer:
+    state = link.connect_ip
+    return GatewayOffer(
+        addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
+        routes=ranges_to_prefixes(state.peer_routes),
+    )
 
 
 def _check_device(tun: Tun) -> None:
@@ -364,6 +397,7 @@ def _sum(past: TunnelCounters, now: TunnelCounters, drops: dict[str, int]) -> Tu
         past.tx_bytes + now.tx_bytes,
         past.rx_packets + now.rx_packets,
         past.rx_bytes + now.rx_bytes,
+        past.lost_packets + now.lost_packets,
         dict(past.dropped),
     )
     for dropped in (now.dropped, drops):
