@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qvpn-gui", description="The tray app of qvpn, a QUIC VPN.", allow_abbrev=False
     )
-    parser.add_argument("--connect", metavar="PROFILE", help="connect this profile")
+    parser.add_argument(
+        "--connect", metavar="PROFILE", nargs="?", const="", help="connect; default: as last time"
+    )
     parser.add_argument("--minimized", action="store_true", help="stay in the panel")
     return parser
 

@@ -187,8 +187,13 @@ class App(QObject):
             self.window.present()
 
     def _obey(self, start: Start) -> None:
-        if start.connect is not None:
-            self.actions.connect_to(start.connect)
+        if start.connect is None:
+            return
+        name = start.connect or self.actions.profile
+        if name is None:
+            self.window.present()  # which asks for an invite
+        elif start.connect or not self.model.wanted:
+            self.actions.connect_to(name)
 
     def _enrolled(self, name: str) -> None:
         self.actions.profiles_moved()

@@ -35,7 +35,7 @@ class AppSilent(QvpnError):
 class Start(msgspec.Struct, frozen=True):
     """What a start of the app was asked for."""
 
-    #: Connect this profile.
+    #: Connect this profile; empty for the one that was used last.
     connect: str | None = None
     #: Stay in the background.
     minimized: bool = False

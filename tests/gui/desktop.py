@@ -108,6 +108,11 @@ class Desktop:
         found = self.tool("xdotool", "search", "--onlyvisible", "--name", f"^{title}$", check=False)
         return found.split()
 
+    def docked(self) -> list[str]:
+        """The windows of the app that trayer holds, as X knows them."""
+        tree = self.tool("xwininfo", "-root", "-tree").splitlines()
+        return [line.split()[0] for line in tree if '("qvpn-gui"' in line and "22x22" in line]
+
     def keys(self, *keys: str) -> None:
         """Press keys, for whoever has the focus."""
         self.tool("xdotool", "key", "--clearmodifiers", *keys)

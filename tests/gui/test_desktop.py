@@ -145,12 +145,6 @@ def notifier_items(desktop: Desktop) -> list[str]:
     return [line.strip() for line in printed.splitlines() if "StatusNotifierItem" in line]
 
 
-def docked(desktop: Desktop) -> list[str]:
-    """The windows that trayer holds, as X knows them."""
-    tree = desktop.tool("xwininfo", "-root", "-tree").splitlines()
-    return [line.split()[0] for line in tree if '("qvpn-gui"' in line and "22x22" in line]
-
-
 def shown(desktop: Desktop) -> int:
     """How many notices are seen now."""
     return int(desktop.tool("dunstctl", "count", "displayed"))
@@ -235,7 +229,7 @@ def test_in_the_background_it_costs_little_and_tells_what_matters(vpn: Vpn) -> N
             app.reach("connected")
             assert desktop.windows("qvpn") == []
             desktop.start_panel("trayer")
-            until(lambda: docked(desktop), "an icon in the late tray")
+            until(desktop.docked, "an icon in the late tray")
             memory = app.memory()
             print(f"resident memory, connected: {memory >> 20} MiB")
             assert memory < MEMORY
@@ -249,7 +243,7 @@ def test_in_the_background_it_costs_little_and_tells_what_matters(vpn: Vpn) -> N
             vpn.gateway.start()
             app.reach("connected")
 
-            desktop.tool("xdotool", "mousemove", "--window", docked(desktop)[0], "11", "11")
+            desktop.tool("xdotool", "mousemove", "--window", desktop.docked()[0], "11", "11")
             desktop.tool("xdotool", "click", "1")
             desktop.window("qvpn")
             app.picture("trayer")
@@ -297,7 +291,7 @@ def test_the_icon_is_there_soon(vpn: Vpn, tmp_path: Path, panel: Panel) -> None:
     with Desktop(panel) as desktop:
         if panel == "lxqt-panel":
             until(lambda: has_owner(desktop, "org.kde.StatusNotifierWatcher"), "a panel")
-        icons = notifier_items if panel == "lxqt-panel" else docked
+        icons = notifier_items if panel == "lxqt-panel" else Desktop.docked
         begin = time.monotonic()
         with running(desktop, client, "--minimized", watch=tmp_path / "watch") as app:
             until(lambda: icons(desktop), "an icon in the panel")

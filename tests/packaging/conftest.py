@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,16 +67,8 @@ def _build() -> Built:
         subprocess.run(
             [sys.executable, "-m", "tools.packages.build", "deb", "rpm"], cwd=PROJECT, check=True
         )
-        for name in ("qvpn", "qvpn-server"):
-            config = json.loads((WORK / name / "nfpm.json").read_text()) | {"release": "2"}
-            newer = WORK / name / "newer.json"
-            newer.write_text(json.dumps(config))
-            nfpm = str(Path(sys.executable).with_name("nfpm"))
-            target = str(WORK / f"newer-{name}.deb")
-            subprocess.run(
-                [nfpm, "package", "-f", str(newer), "-p", "deb", "-t", target],
-                check=True, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+        for deb in DIST.glob("*.deb"):
+            _write_newer(deb, WORK / f"newer-{deb.name.partition('_')[0]}.deb")
         done.touch()
     for path in DIST.glob("*.deb"):
         shutil.copyfile(path, WORK / path.name)
@@ -88,6 +80,19 @@ def _build() -> Built:
         newer_client=WORK / "newer-qvpn.deb",
         newer_server=WORK / "newer-qvpn-server.deb",
     )
+
+
+def _write_newer(deb: Path, target: Path) -> None:
+    """The same package as the next release: the archive in it is taken as it is (deb(5))."""
+    shutil.copyfile(deb, target)
+    with tempfile.TemporaryDirectory() as directory:
+        shell = (
+            "ar x $1 control.tar.gz && mkdir c && tar -xzf control.tar.gz -C c && "
+            "sed -i '/^Version:/s/-1$/-2/' c/control && tar -czf control.tar.gz -C c . && "
+            "ar r $1 control.tar.gz"
+        )
+        command = ["sh", "-euc", shell, "sh", str(target)]
+        subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
 
 def _one(directory: Path, pattern: str) -> Path:

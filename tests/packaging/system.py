@@ -1,18 +1,19 @@
 """A whole Debian in a namespace: its own files, processes and network, with systemd as process 1.
 
-A :class:`System` is an overlay on a root that debootstrap made, so that each starts fresh. What a
-package needs is downloaded into the root beforehand, for a test's network leads nowhere real.
-Everything in it ends with its first process.
+A :class:`System` is an overlay on a root that debootstrap made, with what a package depends on as a
+layer between, so that each starts fresh. A test's network leads nowhere real. Everything in it ends
+with its first process.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,14 @@ DIST: Final = PROJECT / "dist"
 #: Seconds for a boot, or for dpkg, on a busy machine.
 PATIENCE: Final = 90.0
 
-#: $1: an empty directory. $2: the root below. $3: packages. $4…: what runs.
+#: $1: what a package depends on. A test's disk may be lost with its power.
+_SATISFY: Final = """
+echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/unsafe-io
+apt-get update -q
+apt-get satisfy -q -y --no-install-recommends "$1"
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+"""
+#: $1: an empty directory. $2: the roots below, joined by colons. $3: packages. $4…: what runs.
 _SETUP: Final = """
 set -eu
 directory=$1 base=$2 packages=$3
@@ -77,7 +85,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def prepare(suite: str) -> str | None:
-    """Make the root of a Debian release, once for this checkout; why not, if not."""
+    """Make the root of a release, once for this checkout; why not, if not."""
     root = ROOTS / suite
     with _alone(suite):
         if root.is_dir():
@@ -93,59 +101,57 @@ def prepare(suite: str) -> str | None:
             )  # fmt: skip
         if done.returncode:
             return f"debootstrap of {suite} failed: see {log}"
+        shutil.copyfile("/etc/resolv.conf", new / "etc/resolv.conf")
         new.rename(root)
     return None
 
 
-def download(suite: str, packages: Sequence[Path]) -> None:
-    """Put what `packages` need beside the root's own packages, so that they install offline."""
-    root = ROOTS / suite
-    places = ("var/cache/apt/archives", "var/lib/apt/lists")
-    names = [f"/packages/{path.name}" for path in packages]
-    script = (
-        "apt-get update -q && apt-get install -q -y --no-install-recommends --download-only "
-        + " ".join(names)
-    )
-    with _alone(suite):
-        work = ROOTS / f"{suite}.download"
+def layer(suite: str, package: Path) -> Path:
+    """What the declared dependencies of a package put upon a root, once for what it declares.
+
+    A test then installs the package without a network, which succeeds only if nothing is missing.
+    """
+    needs = subprocess.run(
+        ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    name = hashlib.sha256(needs.encode()).hexdigest()[:12]
+    made = ROOTS / f"{suite}+{name}"
+    with _alone(f"{suite}+{name}"):
+        if made.is_dir():
+            return made
+        work = ROOTS / f"{suite}+{name}.new"
         shutil.rmtree(work, ignore_errors=True)
-        shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
-        for place in places:
-            shutil.rmtree(root / place)
-            (root / place / "partial").mkdir(parents=True)
-        command = [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "sh",
-            "-c",
-            _SETUP,
-            "sh",
-        ]
-        words = [str(work), str(root), str(packages[0].parent), "sh", "-c", script]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
+        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "sh"]
+        words += [str(work), str(ROOTS / suite), str(package.parent)]
+        words += ["sh", "-euc", _SATISFY, "sh", needs]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr + done.stdout
-        for place in places:
-            upper = work / "upper" / place
-            for path in filter(Path.is_file, upper.iterdir()):  # not what the overlay marks as gone
-                shutil.copy(path, root / place)
+        (work / "upper").rename(made)
         shutil.rmtree(work, ignore_errors=True)
+    return made
 
 
 class System:
     """See the module. `packages` is seen as /packages inside."""
 
-    def __init__(self, suite: str, network: Namespace, directory: Path, packages: Path) -> None:
+    def __init__(
+        self, suite: str, network: Namespace, directory: Path, package: Path, *, name: str
+    ) -> None:
         self.network = network
         self.directory = directory
-        self._words = [str(directory), str(ROOTS / suite), str(packages)]
+        below = f"{layer(suite, package)}:{ROOTS / suite}"
+        self._name = name
+        self._words = [str(directory), below, str(package.parent)]
         self._unshare: subprocess.Popen[Any] | None = None
         self._first = 0
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True)
+        self.power_on()
+        return self
+
+    def power_on(self) -> None:
+        """Boot from the disk as it is."""
         self._unshare = subprocess.Popen(
             [
                 *("nsenter", f"--net={self.network.path}", "unshare", "--mount", "--pid", "--fork"),
@@ -158,9 +164,14 @@ class System:
         )
         end = time.monotonic() + PATIENCE
         while not self._booted():
-            assert time.monotonic() < end, "the system does not boot"
+            assert time.monotonic() < end, f"{self._name} does not boot"
             time.sleep(0.1)
-        return self
+
+    def power_off(self) -> None:
+        """As a power failure does it: nothing gets to say anything. The disk stays."""
+        assert self._unshare is not None
+        self._unshare.kill()  # and with it all that is inside
+        self._unshare.wait()
 
     def __exit__(
         self,
@@ -168,9 +179,7 @@ class System:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._unshare is not None
-        self._unshare.kill()  # and with it all that is inside
-        self._unshare.wait()
+        self.power_off()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _booted(self) -> bool:
@@ -185,21 +194,55 @@ class System:
         state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         return state in ("running", "degraded")
 
+    def command(self, *argv: str) -> list[str]:
+        """The command line that runs `argv` inside, as root with root's usual environment."""
+        return [
+            *("nsenter", f"--target={self._first}", "--all", "--root", "--wdns=/"),
+            *("env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            *("HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", *argv),
+        ]
+
+    def user_command(self, user: str, *argv: str, **variables: str) -> list[str]:
+        """The same as an ordinary user, with an own environment."""
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        home = f"/home/{user}"
+        return self.command(
+            *("runuser", "-u", user, "--", "env", "-i", f"--chdir={home}", f"HOME={home}"),
+            *(f"USER={user}", f"XDG_RUNTIME_DIR={home}/run", "PATH=/usr/bin:/bin"),
+            *("LC_ALL=C.UTF-8", *settings, *argv),
+        )
+
     def run(
         self, *argv: str, check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program inside, as root with root's usual environment."""
-        environment = {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive",
-        }  # fmt: skip
+        """Run a program inside, as root."""
+        return self._run(self.command(*argv), check, timeout)
+
+    def run_as(self, user: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program inside, as an ordinary user."""
+        return self._run(self.user_command(user, *argv), check, PATIENCE)
+
+    def _run(
+        self, argv: list[str], check: bool, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["nsenter", f"--target={self._first}", "--all", "--root", "--wdns=/", *argv],
-            env=environment, capture_output=True, text=True, timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            argv, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        )
         assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.stderr}{done.stdout}"
         return done
+
+    def add_user(self, user: str) -> None:
+        """An ordinary user, and the directory that a log-in makes for its session."""
+        self.sh(f"useradd --create-home {user} && install -d -m 700 -o {user} /home/{user}/run")
+
+    def reach_display(self, number: int) -> None:
+        """Let programs inside reach an X server of the host's, by its usual name."""
+        socket = f"/tmp/.X11-unix/X{number}"
+        self.sh(f"mkdir -p -m 1777 /tmp/.X11-unix && touch {socket}")
+        # Into its mounts, but not into its root: from there both files have a name.
+        inside = f"{self.directory}/root{socket}"
+        words = ["nsenter", f"--mount=/proc/{self._first}/ns/mnt", "mount", "--bind"]
+        subprocess.run([*words, socket, inside], check=True)
 
     def sh(self, script: str) -> str:
         """Run a shell script inside; its output."""

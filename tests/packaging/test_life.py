@@ -1,52 +1,118 @@
-"""The packages in a fresh Debian: install, connect, upgrade in mid-session, remove, purge."""
+"""The packages in a fresh system: install, connect, upgrade in mid-session, remove, purge.
+
+`QVPN_TEST_SUITES` names the releases, Debian 12 unless it is set.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from tests.gui import desktop as desktops
+from tests.gui.desktop import Desktop
 from tests.packaging import system
 from tests.packaging.conftest import Built
 from tests.packaging.system import System
 from tests.world import World, plan, probes, unavailable
 from tests.world.namespaces import Namespace
 from tests.world.snapshot import snapshot
+from tests.world.vpn import until
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STATE = ("--state", "/var/lib/qvpn-server")
+STATE: Final = ("--state", "/var/lib/qvpn-server")
+SUITES: Final = os.environ.get("QVPN_TEST_SUITES", "bookworm").split()
+#: Seconds from the start of the app to its icon; how much slower than alone a machine may be.
+START: Final = 1.5
+BUSY: Final = 4
+RULE: Final = """
+polkit.addRule(function(action, subject) {
+    if (subject.user == "ada" && action.id.startsWith("io.github.qvpn.")) {
+        return polkit.Result.YES;
+    }
+});
+"""
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
-def suite(request: pytest.FixtureRequest, built: Built) -> str:
-    name = str(request.param)
-    if reason := unavailable() or system.unavailable(name):
-        pytest.skip(reason)
-    system.download(name, [built.client, built.server])
-    return name
-
-
-@pytest.fixture
-def place(suite: str, built: Built, tmp_path: Path) -> Iterator[tuple[World, System, System]]:
+@dataclass(frozen=True)
+class Place:
     """A world whose gateway and client are systems of their own, with nothing of ours installed."""
-    packages = built.client.parent
+
+    world: World
+    gateway: System
+    client: System
+    desktop: Desktop
+
+    def status(self) -> dict[str, Any]:
+        """What the session of the ordinary user says about itself."""
+        said = self.client.run_as("ada", "qvpn", "status", "--json", check=False).stdout
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    def connected(self) -> bool:
+        """Whether it has a tunnel."""
+        return bool(self.status()["state"] == "connected")
+
+    def invite(self, name: str) -> str:
+        """A link for one more device."""
+        said = self.gateway.run("qvpn-server", "invite", *STATE, name).stdout.split()
+        return next(word for word in said if word.startswith("qvpn://"))
+
+    @contextlib.contextmanager
+    def app(self, *options: str) -> Iterator[float]:
+        """The app, by its desktop entry's command; the seconds until its icon was there."""
+        words = self.client.user_command(
+            "ada", "qvpn-gui", *options, DISPLAY=self.desktop.environment["DISPLAY"]
+        )
+        begin = time.monotonic()
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                until(lambda: self.desktop.docked() or process.poll(), "an icon", 60)
+                seconds = time.monotonic() - begin
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                yield seconds
+            finally:
+                self.end_app()
+
+    def app_process(self) -> str:
+        """The app's process inside, as it calls itself; empty without."""
+        return self.client.sh(
+            "for at in /proc/[0-9]*; do case $(tr '\\0' ' ' < $at/cmdline 2>/dev/null) in "
+            "/usr/lib/qvpn/bin/python3*/usr/bin/qvpn-gui*) echo ${at#/proc/};; esac; done"
+        ).strip()
+
+    def end_app(self) -> None:
+        """As the end of the desktop's session does it."""
+        if process := self.app_process():
+            self.client.sh(f"kill {process}")
+            until(lambda: not self.app_process(), "the app has ended", 30)
+
+
+@pytest.fixture(params=SUITES)
+def place(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Iterator[Place]:
+    suite = str(request.param)
+    if reason := unavailable() or desktops.unavailable() or system.unavailable(suite):
+        pytest.skip(reason)
     with (
         World() as world,
-        System(suite, world.gateway, tmp_path / "gateway", packages) as gateway,
-        System(suite, world.client, tmp_path / "client", packages) as client,
+        Desktop("trayer") as desktop,
+        System(suite, world.gateway, tmp_path / "g", built.server, name="gateway") as gateway,
+        System(suite, world.client, tmp_path / "c", built.client, name="client") as client,
     ):
-        yield world, gateway, client
-
-
-def status(client: System) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(client.run("qvpn", "status", "--json").stdout)
-    return found
+        client.add_user("ada")
+        client.sh(f"cat > /etc/polkit-1/rules.d/10-test.rules <<'END'\n{RULE}END")
+        client.reach_display(int(desktop.environment["DISPLAY"].removeprefix(":")))
+        yield Place(world, gateway, client, desktop)
 
 
 def wait_for_download(world: World, seconds: float) -> float:
@@ -62,10 +128,8 @@ def wait_for_download(world: World, seconds: float) -> float:
         time.sleep(0.05)
 
 
-def test_from_nothing_to_a_tunnel_and_back_to_nothing(
-    place: tuple[World, System, System], built: Built
-) -> None:
-    world, gateway, client = place
+def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built) -> None:
+    world, gateway, client = place.world, place.gateway, place.client
     files = gateway.files(), client.files()
     networks = snapshot(world.gateway), snapshot(world.client)
 
@@ -78,57 +142,80 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(
     assert gateway.run("systemctl", "is-active", "qvpn-server", check=False).stdout == "failed\n"
     gateway.run("qvpn-server", "init", *STATE, "--host", plan.GATEWAY4)
     gateway.run("systemctl", "enable", "--now", "qvpn-server")
-    invite = gateway.run("qvpn-server", "invite", *STATE, "laptop").stdout.split()
-    link = next(word for word in invite if word.startswith("qvpn://"))
     owner = gateway.sh("stat -c %U /var/lib/qvpn-server/*")
     assert set(owner.split()) == {"qvpn-server"}
 
-    # The client.
+    # The client: an ordinary user, a link, the app in the panel.
     client.install(built.client)
-    client.run("qvpn", "enroll", "--profile", "home", link)
-    client.run("qvpn", "up", "home", "--only", plan.NETS[0][0])
-    before = status(client)
-    assert before["state"] == "connected"
-    assert probes.download(world.client, plan.ALPHA.v4, 1 << 20).size == 1 << 20
+    client.run_as("ada", "qvpn", "enroll", "--profile", "home", place.invite("laptop"))
+    with place.app("--minimized") as seconds:
+        print(f"start to tray, the first time: {seconds:.2f} s")
+        assert seconds < START * BUSY
+    # What the entry's action starts, by the app of before.
+    with place.app("--minimized", "--connect") as seconds:
+        print(f"start to tray, from then on: {seconds:.2f} s")
+        until(place.connected, "a tunnel", 40)
+        before = place.status()
+        assert probes.download(world.client, plan.ALPHA.v4, 1 << 20).size == 1 << 20
 
-    # A newer gateway: the same key, registry and addresses, and seconds without a tunnel.
-    gateway.install(built.newer_server)
-    gap = wait_for_download(world, 20)
-    print(f"the upgrade of the gateway cost {gap:.1f} s after dpkg was done")
-    assert gap < 5
-    assert status(client)["addresses"] == before["addresses"]
+        # A newer gateway: the same key, registry and addresses, and seconds without a tunnel.
+        gateway.install(built.newer_server)
+        gap = wait_for_download(world, 20)
+        print(f"the upgrade of the gateway cost {gap:.1f} s after dpkg was done")
+        assert gap < 5
+        assert place.status()["addresses"] == before["addresses"]
 
-    # A newer client: the session goes on, and another one begins.
-    client.install(built.newer_client)
-    assert status(client)["state"] == "connected"
-    assert probes.download(world.client, plan.ALPHA.v4, 1000).size == 1000
-    client.run("qvpn", "down")
-    client.run("qvpn", "up", "home", "--kill-switch", "always")
-
-    # Removed while it is connected: nothing is blocked, and profiles stay.
-    client.run("apt-get", "remove", "-y", "-q", "qvpn")
+        # A newer client: the session goes on.
+        process = place.app_process()
+        client.install(built.newer_client)
+        assert place.connected()
+        assert place.app_process() == process
+        assert probes.download(world.client, plan.ALPHA.v4, 1000).size == 1000
     assert snapshot(world.client) == networks[1]
-    assert client.run("test", "-e", "/etc/qvpn/profiles/home.toml").returncode == 0
-    client.run("apt-get", "purge", "-y", "-q", "--autoremove", "qvpn")
-    gateway.run("apt-get", "purge", "-y", "-q", "--autoremove", "qvpn-server")
+
+    # Root's own session, and a power failure in the middle of it: blocked from the boot on.
+    client.run("qvpn", "enroll", "--profile", "home", place.invite("root"))
+    client.run("qvpn", "up", "home", "--kill-switch", "always")
+    client.power_off()
+    world.client.nft("flush ruleset")
+    client.power_on()
+    assert "qvpn" in world.client.run(["nft", "list", "tables"]).stdout
+    with pytest.raises(OSError, match=r"."):
+        probes.download(world.client, plan.ALPHA.v4, 1000, timeout=1)
+
+    # Removed while it is connected and the app is there: nothing is blocked, and profiles stay.
+    client.run("qvpn", "up", "home", "--kill-switch", "always")
+    client.reach_display(int(place.desktop.environment["DISPLAY"].removeprefix(":")))
+    with place.app("--minimized"):
+        client.run("apt-get", "remove", "-y", "-q", "qvpn")
+        assert place.app_process() == ""
+    assert snapshot(world.client) == networks[1]
+    client.run("test", "-e", "/etc/qvpn/profiles/home.toml")
+    client.run("apt-get", "purge", "-y", "-q", "qvpn")
+    gateway.run("apt-get", "purge", "-y", "-q", "qvpn-server")
     assert snapshot(world.gateway) == networks[0]
     assert snapshot(world.client) == networks[1]
-    for machine, was in ((gateway, files[0]), (client, files[1])):
-        left = {name: how for name, how in machine.files().items() if was.get(name) != how}
-        assert [name for name in left if "qvpn" in name] == []
-        assert gateway.run("getent", "passwd", "qvpn-server", check=False).returncode != 0
+    assert changed(gateway, files[0]) == []
+    assert changed(client, files[1]) == []
+    assert gateway.run("getent", "passwd", "qvpn-server", check=False).returncode != 0
+
+
+def changed(machine: System, was: dict[str, str]) -> list[str]:
+    """What is on the disk, or gone from it, and was not, but for what is the user's own."""
+    now = machine.files()
+    names = {name for name in now.keys() | was.keys() if now.get(name) != was.get(name)}
+    return sorted(name for name in names if not name.startswith("/home/ada/"))
 
 
 @pytest.fixture(scope="module")
 def alone(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with a gateway that runs and a client, without a world around."""
-    if reason := unavailable() or system.unavailable("bookworm"):
+    if reason := unavailable() or system.unavailable(SUITES[0]):
         pytest.skip(reason)
-    system.download("bookworm", [built.client, built.server])
     directory = tmp_path_factory.mktemp("alone") / "system"
     with (
         Namespace("alone") as network,
-        System("bookworm", network, directory, built.client.parent) as machine,
+        System(SUITES[0], network, directory, built.client, name="alone") as machine,
     ):
         network.set_link("lo", up=True)
         machine.install(built.server, built.client)

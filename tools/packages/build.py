@@ -22,7 +22,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Final
 
-from tools.packages import commands, completions, elf, manual, sbom, tree
+from tools.packages import commands, completions, elf, icons, manual, sbom, tree
 from tools.packages.description import HOMEPAGE, MAINTAINER, PROJECT, Package, PackageError, version
 
 #: As Debian and rpm call the machines that we build on.
@@ -53,6 +53,8 @@ def stage(package: Package, root: Path, epoch: int) -> set[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT / file.source, target)
         target.chmod(file.mode)
+    if package.icon:
+        icons.write(PROJECT / package.icon, root / "usr/share/icons/hicolor")
     for link, aim in package.links:
         (root / link).parent.mkdir(parents=True, exist_ok=True)
         (root / link).symlink_to(aim)
@@ -177,8 +179,8 @@ def configuration(package: Package, root: Path, libraries: set[str], epoch: int)
             phase: str(PROJECT / "packaging/scripts" / name)
             for phase, name in package.scripts.items()
         },
-        "deb": {"compression": "xz"},
-        "rpm": {"compression": "gzip", "summary": package.summary, "buildhost": "localhost"},
+        "deb": {"compression": "zstd"},
+        "rpm": {"compression": "zstd", "summary": package.summary, "buildhost": "localhost"},
         "overrides": {
             "deb": {"depends": debian, "recommends": list(package.deb_recommends)},
             "rpm": {"depends": [*package.rpm_depends, *elf.rpm_depends(libraries)]},

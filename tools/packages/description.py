@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 MAINTAINER: Final = "The qvpn authors <qvpn@users.noreply.github.com>"
 HOMEPAGE: Final = "https://github.com/qvpn/qvpn"
+#: The app's name for the desktop.
+APP: Final = "io.github.qvpn"
 
 
 class PackageError(Exception):
@@ -64,6 +65,8 @@ class Package:
     scripts: dict[str, str] = field(default_factory=dict)
     #: Symbolic links: where, to what.
     links: tuple[tuple[str, str], ...] = ()
+    #: A drawing that the desktop's icon theme gets in all sizes.
+    icon: str = ""
 
 
 def version() -> str:
@@ -72,57 +75,49 @@ def version() -> str:
         return str(tomllib.load(file)["project"]["version"])
 
 
-def has_app() -> bool:
-    """Whether this checkout has the tray app."""
-    return find_spec("qvpn_gui.app") is not None
-
-
-_GUI = has_app()
 _SYSTEMD: Final = "usr/lib/systemd/system"
 
-_APP_FILES: Final = (
-    File("resources/io.github.qvpn.desktop", "usr/share/applications/io.github.qvpn.desktop"),
-    File(
-        "qvpn_gui/resources/icons/io.github.qvpn.svg",
-        "usr/share/icons/hicolor/scalable/apps/io.github.qvpn.svg",
-    ),
-    File(
-        "qvpn_gui/resources/icons/qvpn-connected-symbolic.svg",
-        "usr/share/icons/hicolor/symbolic/apps/io.github.qvpn-symbolic.svg",
-    ),
-)
+_ICONS: Final = "qvpn_gui/resources/icons"
+_THEME: Final = "usr/share/icons/hicolor"
+_SHARE: Final = "usr/share"
 
 CLIENT: Final = Package(
     name="qvpn",
     summary="VPN over QUIC for the desktop",
     description=(
         "qvpn connects this machine to a gateway over QUIC, as RFC 9484 (CONNECT-IP)\n"
-        "says. One link from the gateway's administrator is the whole set-up. Changes\n"
-        "to the network are made by a small helper that asks through polkit, and are\n"
-        "undone whatever happens. It brings its own Python."
+        "says, from an icon in the panel (qvpn-gui) or by commands (qvpn). One link from\n"
+        "the gateway's administrator is the whole set-up. Changes to the network are\n"
+        "made by a small helper that asks through polkit, and are undone whatever\n"
+        "happens. It brings its own Python and the part of Qt that it uses."
     ),
     tree="usr/lib/qvpn",
-    requirements=("qvpn[gui]",) if _GUI else ("qvpn[desktop]",),
-    modules=("qvpn_core", "qvpn_gui") if _GUI else ("qvpn_core",),
+    requirements=("qvpn[gui]",),
+    modules=("qvpn_core", "qvpn_gui"),
     programs=(
         Program("usr/bin/qvpn", "qvpn_core.client.cli", parser="_parser"),
         # -S: nothing but the tree, not even what site.py would look for.
         Program("usr/lib/qvpn/qvpn-helper", "qvpn_core.helper.__main__", flags="-IS"),
-        *((Program("usr/bin/qvpn-gui", "qvpn_gui.__main__", parser="_parser"),) if _GUI else ()),
+        Program("usr/bin/qvpn-gui", "qvpn_gui.__main__", parser="_parser"),
     ),
     files=(
-        File("resources/io.github.qvpn.policy", "usr/share/polkit-1/actions/io.github.qvpn.policy"),
+        File(f"resources/{APP}.policy", f"{_SHARE}/polkit-1/actions/{APP}.policy"),
         File("packaging/systemd/qvpn-kill-switch.service", f"{_SYSTEMD}/qvpn-kill-switch.service"),
-        File(
-            "resources/io.github.qvpn.unlock.desktop",
-            "usr/share/applications/io.github.qvpn.unlock.desktop",
+        *(
+            File(f"resources/{name}", f"{_SHARE}/applications/{name}")
+            for name in (f"{APP}.desktop", f"{APP}.unlock.desktop")
         ),
         File(
-            "resources/io.github.qvpn.metainfo.xml",
-            "usr/share/metainfo/io.github.qvpn.metainfo.xml",
+            f"resources/{APP}.metainfo.xml",
+            f"{_SHARE}/metainfo/{APP}.metainfo.xml",
         ),
-        *(_APP_FILES if _GUI else ()),
+        File(f"{_ICONS}/{APP}.svg", f"{_THEME}/scalable/apps/{APP}.svg"),
+        File(
+            f"{_ICONS}/qvpn-connected-symbolic.svg",
+            f"{_THEME}/symbolic/apps/{APP}-symbolic.svg",
+        ),
     ),
+    icon=f"{_ICONS}/{APP}.svg",
     docs=("docs/user-guide.md",),
     deb_depends=("libc6 (>= 2.36)", "nftables", "pkexec", "polkitd"),
     deb_recommends=("ca-certificates",),

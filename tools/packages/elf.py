@@ -27,6 +27,7 @@ DEBIAN: Final = {
     "libsqlite3.so.0": "libsqlite3-0",
     "libssl.so.3": "libssl3 | libssl3t64",
     "libz.so.1": "zlib1g",
+    "libzstd.so.1": "libzstd1",
     # What the app's toolkit draws with.
     "libEGL.so.1": "libegl1",
     "libGL.so.1": "libgl1",

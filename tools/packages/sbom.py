@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from packaging.utils import canonicalize_name
 
-from tools.packages import tree
+from tools.packages import qt, tree
 
 _NAMESPACE: Final = uuid.UUID("6f6a1a52-51e1-4f1c-9d7e-9484d7b4c0de")
 
@@ -116,9 +116,15 @@ def write_licences(target: Path, distributions: Iterable[Distribution]) -> str:
         if name == "qvpn":
             continue
         lines.append(f"{name} {distribution.version}: {licence_of(distribution) or 'see below'}")
-        for file, text in tree.licences(distribution):
+        texts = [*tree.licences(distribution), *(qt.licences() if name in qt.DISTRIBUTIONS else ())]
+        for file, text in texts:
             path = target / name / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text)
+    if any(canonicalize_name(each.metadata["Name"]) in qt.DISTRIBUTIONS for each in distributions):
+        lines.append(
+            "Qt, inside pyside6-essentials, is used under LGPL-3.0: shared libraries as published, "
+            "which may be replaced. Source: https://download.qt.io/official_releases/"
+        )
     lines.append(f"CPython {platform.python_version()}: PSF-2.0, see python/LICENSE.txt")
     return "\n".join(lines) + "\n"

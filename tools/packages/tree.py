@@ -23,7 +23,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools.packages import elf
+from tools.packages import elf, qt
 from tools.packages.description import PackageError
 
 VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -64,6 +64,7 @@ _UNUSED_EXTENSIONS: Final = (
     "readline",
     "ossaudiodev",
     "audioop",
+    "_bz2",  # its library has another name on each distribution
     "_crypt",
     "spwd",
     "_dbm",
@@ -114,7 +115,10 @@ def make(target: Path, distributions: Iterable[Distribution], ours: Iterable[Pat
     _standard_library(library)
     elf.strip(target)
     for distribution in distributions:
-        _dependency(library, distribution)
+        only = None
+        if canonicalize_name(distribution.metadata["Name"]) in qt.DISTRIBUTIONS:
+            only = qt.kept(Path(str(distribution.locate_file(""))))
+        _dependency(library, distribution, only)
     for package in ours:
         _copy_modules(package, library / package.name)
 
@@ -151,9 +155,11 @@ def _standard_library(library: Path) -> None:
         shutil.copytree(dynamic, library / "lib-dynload", ignore=unused, dirs_exist_ok=True)
 
 
-def _dependency(library: Path, distribution: Distribution) -> None:
+def _dependency(library: Path, distribution: Distribution, only: frozenset[Path] | None) -> None:
     for file in distribution.files or ():
         part = Path(str(file))
+        if only is not None and part not in only and not part.parts[0].endswith(".dist-info"):
+            continue
         if part.is_absolute() or ".." in part.parts:
             continue  # programs and manual pages of it
         if file.hash is None or part.suffix in _UNUSED_SUFFIXES:
@@ -166,8 +172,10 @@ def _dependency(library: Path, distribution: Distribution) -> None:
         ):
             continue
         data = Path(str(distribution.locate_file(file))).read_bytes()
-        digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, data).digest()).rstrip(b"=")
-        if digest.decode() != file.hash.value:
+        digest = hashlib.new(file.hash.mode, data)
+        # As the format wants it, and as some builders write it.
+        encoded = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+        if file.hash.value not in (encoded, digest.hexdigest()):
             raise PackageError(f"{part} was changed since it was installed: make clean venv")
         path = library / part
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +183,7 @@ def _dependency(library: Path, distribution: Distribution) -> None:
 
 
 def _copy_modules(package: Path, target: Path) -> None:
-    shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.ts"))
 
 
 def compile_modules(target: Path, installed: Path) -> None:
