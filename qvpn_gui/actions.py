@@ -16,7 +16,7 @@ from typing import Final
 
 from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
-from qvpn_core.client import control, instance, paths, profiles, remote
+from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.route_list import (
     Lookups,
@@ -38,6 +38,8 @@ log = logging.getLogger("qvpn.app")
 
 #: Seconds for an agent in another process to end after it said that it is done.
 _GONE: Final = 5.0
+#: Seconds for an agent to try once more; the user may be asked for permission meanwhile.
+_CONNECT: Final = 120.0
 #: Seconds for our own agent to tell the gateway and undo the network.
 _CLOSE: Final = 15.0
 
@@ -49,6 +51,8 @@ class Actions(QObject):
     failed = Signal(object)
     #: The stored profiles, the chosen one, or what is in them, changed.
     profiles_changed = Signal()
+    #: A captive portal can be signed in to: what to open in a browser.
+    portal_open = Signal(str)
 
     def __init__(self, model: SessionModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -141,6 +145,10 @@ class Actions(QObject):
         """Do not wait for the next attempt."""
         self._start(self._retry())
 
+    def sign_in(self) -> None:
+        """Let a browser out to the captive portal, and have it opened."""
+        self._start(self._sign_in())
+
     def set_policy(self, policy: Policy) -> None:
         """Store a route policy in the chosen profile; a live session follows at once."""
         name = self.profile
@@ -148,10 +156,13 @@ class Actions(QObject):
             self._start(self._set_policy(name, policy))
 
     def set_kill_switch(self, mode: KillSwitchMode) -> None:
-        """Store the kill switch's mode in the chosen profile; for the next connection."""
+        """Store the kill switch's mode in the chosen profile; a live session follows at once.
+
+        ``off`` also ends a block that holds without a session.
+        """
         name = self.profile
         if name is not None:
-            self._start(self._change(name, lambda profile: replace(profile, kill_switch=mode)))
+            self._start(self._set_kill_switch(name, mode))
 
     def set_lan(self, reach: bool) -> None:
         """Keep the local network out of the chosen profile's tunnel, or not; at once."""
@@ -250,8 +261,32 @@ class Actions(QObject):
             self._model.forget_failure()
 
     async def _retry(self) -> None:
-        if await remote.ask(control.RetryRequest()) is None and (name := self.profile) is not None:
+        if (name := self.profile) is None:
+            return
+        if self._model.state is State.BLOCKED:
+            # As it is set now, which may be why it is tried again.
+            profile = await asyncio.to_thread(profiles.load, name)
+            request = control.ConnectRequest(control.Wish.of(profile))
+            answer = await remote.ask(request, timeout=_CONNECT)
+        else:
+            answer = await remote.ask(control.RetryRequest())
+        if answer is None:
             await self._connect(name)  # what holds is what a session left that is over
+
+    async def _sign_in(self) -> None:
+        answer = await remote.ask(control.SignInRequest(sign_in.DEFAULT_SECONDS))
+        # Without an agent nothing of ours is in a browser's way.
+        url = answer.url if isinstance(answer, control.SignInReply) else self._model.status.portal
+        if url:
+            self.portal_open.emit(url)
+
+    async def _set_kill_switch(self, name: str, mode: KillSwitchMode) -> None:
+        status = self._model.status
+        if status.profile == name and self._model.wanted:
+            await remote.ask(control.KillSwitchRequest(mode))
+        await self._change(name, lambda profile: replace(profile, kill_switch=mode))
+        if mode == "off" and status.state is State.BLOCKED:
+            await self._release()
 
     async def _release(self) -> None:
         async with self._turn:

@@ -160,7 +160,8 @@ class SessionModel(QObject):
                 self._failure, kill_switch=status.kill_switch, firewall=status.firewall
             )
         if status.firewall is FirewallPolicy.BLOCK:
-            status = replace(status, state=State.BLOCKED)
+            # Without an agent, nobody could let a browser out to a portal.
+            status = replace(status, state=State.BLOCKED, portal=None)
         self.show(status)
 
     def _gone(self) -> None:

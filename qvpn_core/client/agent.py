@@ -92,6 +92,9 @@ async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event
         case control.RoutesRequest(mode, destinations, excluded):
             tunnel.set_policy(profiles.route_policy(mode, destinations, excluded))
             return control.Done()
+        case control.KillSwitchRequest(mode):
+            await tunnel.set_kill_switch(mode)
+            return control.Done()
         case control.OfferRequest():
             return control.OfferReply(*tunnel.offer())
         case control.RetryRequest():

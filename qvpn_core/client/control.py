@@ -106,6 +106,12 @@ class RoutesRequest(msgspec.Struct, frozen=True, tag="routes", tag_field="comman
     excluded: tuple[str, ...] = ()
 
 
+class KillSwitchRequest(msgspec.Struct, frozen=True, tag="kill-switch", tag_field="command"):
+    """Change the kill switch of the running tunnel; answered by Done. The profile stays."""
+
+    mode: KillSwitchMode
+
+
 class RetryRequest(msgspec.Struct, frozen=True, tag="retry", tag_field="command"):
     """Try again now, while a lost tunnel waits or a kill switch holds; answered by Done."""
 
@@ -164,6 +170,7 @@ Question = (
     | ExplainRequest
     | SignInRequest
     | RoutesRequest
+    | KillSwitchRequest
     | RetryRequest
     | OfferRequest
 )

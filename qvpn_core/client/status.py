@@ -59,6 +59,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
     reason: str | None = None
     error: str | None = None
+    #: What to open in a browser to sign in to this network, while it lets nobody out before that.
+    portal: str | None = None
     #: What the user chose, and what is in force.
     kill_switch: KillSwitchMode = "off"
     firewall: FirewallPolicy = FirewallPolicy.OPEN

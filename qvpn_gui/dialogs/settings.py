@@ -49,7 +49,7 @@ class SettingsDialog(QDialog):
         self._build()
         self._watch()
         actions.profiles_changed.connect(self.refresh)
-        actions.failed.connect(lambda error: self._say(str(error)))
+        actions.failed.connect(self._failed)
         self.refresh()
 
     def _build(self) -> None:
@@ -57,7 +57,12 @@ class SettingsDialog(QDialog):
         self._profile_card = Card()
         self._profile_card.rows.addWidget(self._profile_title)
         self._profile_card.rows.addWidget(
-            Dim(self.tr("Except for the local network, this holds from the next connection on."))
+            Dim(
+                self.tr(
+                    "The kill switch and the local network hold at once, the rest from the next "
+                    "connection on."
+                )
+            )
         )
         app_card = Card()
         app_card.rows.addWidget(Heading(self.tr("This app")))
@@ -113,6 +118,8 @@ class SettingsDialog(QDialog):
     def _set_profile(self, key: str, value: Any) -> None:
         if key == "lan":
             self._actions.set_lan(value)
+        elif key == "kill_switch":
+            self._actions.set_kill_switch(value)
         else:
             self._actions.change_profile(lambda profile: replace(profile, **{key: value}))
 
@@ -140,6 +147,10 @@ class SettingsDialog(QDialog):
         if self._task is not None:
             await asyncio.wait([self._task])
         await self._actions.settled()
+
+    def _failed(self, error: QvpnError) -> None:
+        self.refresh()  # what was not stored is not shown as if it were
+        self._say(str(error))
 
     def _say(self, text: str) -> None:
         self._problem.setText(text)

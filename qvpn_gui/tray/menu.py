@@ -37,6 +37,8 @@ class TrayMenu(QMenu):
         self._state.setEnabled(False)
         self._toggle = self.addAction("")
         self._toggle.triggered.connect(actions.toggle)
+        self._sign_in = self.addAction(self.tr("Open the &sign-in page"))
+        self._sign_in.triggered.connect(actions.sign_in)
         self._release = self.addAction(self.tr("&Release the block"))
         self._release.triggered.connect(actions.release)
         self.addSeparator()
@@ -64,6 +66,7 @@ class TrayMenu(QMenu):
         _set_text(self._state, line)
         blocked = status.state is State.BLOCKED
         self._release.setVisible(blocked)
+        self._sign_in.setVisible(status.portal is not None)
         if self._model.wanted:
             _set_text(self._toggle, self.tr("&Disconnect"))
         elif blocked or status.state is State.FAILED:

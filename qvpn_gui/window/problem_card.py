@@ -23,6 +23,8 @@ class ProblemCard(Card):
     release = Signal()
     #: The user does not want to wait for the next attempt.
     retry = Signal()
+    #: The user wants to see the network's sign-in page.
+    sign_in = Signal()
     #: The user wants to paste a new invite.
     invite = Signal()
 
@@ -46,13 +48,15 @@ class ProblemCard(Card):
     def needed(self) -> bool:
         """Whether there is something to say."""
         status = self._model.status
+        if status.state is State.CONNECTING:
+            return False  # what was wrong before may not be so any more
         return status.state is State.BLOCKED or status.error is not None
 
     def refresh(self) -> None:
         """Show the latest error."""
         status = self._model.status
         blocked = status.state is State.BLOCKED
-        self._remedy = remedy(status.reason, blocked=blocked)
+        self._remedy = remedy(status.reason, blocked=blocked, portal=status.portal is not None)
         title = self._words.failure(status.reason) if status.error else self._words.state(status)
         self._title.setText(title)
         self._details.setText(sentence(status.error or self._words.meaning(status)))
@@ -60,6 +64,7 @@ class ProblemCard(Card):
             {
                 Remedy.RETRY: self.tr("Try &now"),
                 Remedy.NETWORK: self.tr("&Network settings…"),
+                Remedy.SIGN_IN: self.tr("Open the &sign-in page"),
                 Remedy.RELEASE: self.tr("&Release the block"),
                 Remedy.INVITE: self.tr("Use a new &invite…"),
                 Remedy.COPY: self.tr("Copy &details"),
@@ -75,6 +80,8 @@ class ProblemCard(Card):
                 command = network_settings()
                 if command is not None:
                     QProcess.startDetached(command[0], list(command[1:]))
+            case Remedy.SIGN_IN:
+                self.sign_in.emit()
             case Remedy.RELEASE:
                 self.release.emit()
             case Remedy.INVITE:

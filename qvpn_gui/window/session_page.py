@@ -57,6 +57,7 @@ class SessionPage(QWidget):
         self.button.clicked.connect(actions.toggle)
         self.problem.release.connect(actions.release)
         self.problem.retry.connect(actions.retry)
+        self.problem.sign_in.connect(actions.sign_in)
         self.problem.invite.connect(self.invite)
         self.route_row.clicked.connect(self.routes)
         self.kill_switch_row.clicked.connect(self._choose_kill_switch)

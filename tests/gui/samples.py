@@ -59,6 +59,15 @@ STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
             "no answer from 203.0.113.9:443 within 10 seconds: check the address, that the "
             "gateway runs, and that UDP is not blocked",
         ),
+        "portal": msgspec.structs.replace(
+            _failed(
+                "captive-portal",
+                "this network lets nobody out before they have signed in: run qvpn sign-in, and "
+                "open http://portal.example/login in a browser",
+                State.RECONNECTING,
+            ),
+            portal="http://portal.example/login",
+        ),
         "blocked": _failed("unreachable", "no answer from 203.0.113.9:443", State.BLOCKED),
     }
 )

@@ -421,12 +421,16 @@
     <name>ProblemCard</name>
     <message>
         <source>Try &amp;now</source>
-        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants to paste a new invite.</extracomment>
         <translation>&amp;Jetzt versuchen</translation>
     </message>
     <message>
         <source>&amp;Network settings…</source>
         <translation>&amp;Netzwerkeinstellungen …</translation>
+    </message>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>An&amp;meldeseite öffnen</translation>
     </message>
     <message>
         <source>&amp;Release the block</source>
@@ -1003,8 +1007,8 @@
         <translation>Einstellungen</translation>
     </message>
     <message>
-        <source>Except for the local network, this holds from the next connection on.</source>
-        <translation>Außer beim lokalen Netzwerk gilt dies ab der nächsten Verbindung.</translation>
+        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <translation>Der Notausschalter und das lokale Netzwerk gelten sofort, alles andere ab der nächsten Verbindung.</translation>
     </message>
     <message>
         <source>This app</source>
@@ -1044,6 +1048,10 @@
 </context>
 <context>
     <name>TrayMenu</name>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>An&amp;meldeseite öffnen</translation>
+    </message>
     <message>
         <source>&amp;Release the block</source>
         <translation>Sperre auf&amp;heben</translation>
@@ -1192,6 +1200,14 @@
     <message>
         <source>The gateway does not answer</source>
         <translation>Das Gateway antwortet nicht</translation>
+    </message>
+    <message>
+        <source>This computer has no network connection</source>
+        <translation>Dieser Computer hat keine Netzwerkverbindung</translation>
+    </message>
+    <message>
+        <source>This network wants you to sign in</source>
+        <translation>Dieses Netzwerk verlangt eine Anmeldung</translation>
     </message>
     <message>
         <source>This may not be your gateway</source>

@@ -419,12 +419,16 @@
     <name>ProblemCard</name>
     <message>
         <source>Try &amp;now</source>
-        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants to paste a new invite.</extracomment>
         <translation>立即重试(&amp;N)</translation>
     </message>
     <message>
         <source>&amp;Network settings…</source>
         <translation>网络设置(&amp;N)…</translation>
+    </message>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>打开登录页面(&amp;S)</translation>
     </message>
     <message>
         <source>&amp;Release the block</source>
@@ -1001,8 +1005,8 @@
         <translation>设置</translation>
     </message>
     <message>
-        <source>Except for the local network, this holds from the next connection on.</source>
-        <translation>除本地网络外，其余自下次连接起生效。</translation>
+        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <translation>断网保护和本地网络立即生效，其余自下次连接起生效。</translation>
     </message>
     <message>
         <source>This app</source>
@@ -1042,6 +1046,10 @@
 </context>
 <context>
     <name>TrayMenu</name>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>打开登录页面(&amp;S)</translation>
+    </message>
     <message>
         <source>&amp;Release the block</source>
         <translation>解除阻断(&amp;R)</translation>
@@ -1188,6 +1196,14 @@
     <message>
         <source>The gateway does not answer</source>
         <translation>网关没有应答</translation>
+    </message>
+    <message>
+        <source>This computer has no network connection</source>
+        <translation>此计算机没有网络连接</translation>
+    </message>
+    <message>
+        <source>This network wants you to sign in</source>
+        <translation>此网络要求您先登录</translation>
     </message>
     <message>
         <source>This may not be your gateway</source>

@@ -36,7 +36,7 @@ async def answer(request: control.Question) -> control.Reply:
             raise UsageError("cannot", "try otherwise")
         case control.ExplainRequest(destination):
             return control.ExplainReply("tunnel", "0.0.0.0/0", f"{destination} uses the tunnel")
-        case control.RoutesRequest() | control.RetryRequest():
+        case control.RoutesRequest() | control.RetryRequest() | control.KillSwitchRequest("on"):
             return control.Done()
 
 
@@ -96,6 +96,7 @@ def test_from_a_loop_one_asks_the_same() -> None:
     async def client() -> None:
         assert await remote.ask(control.StatusRequest()) == control.StatusReply(STATUS)
         assert await remote.ask(control.RoutesRequest("all")) == control.Done()
+        assert await remote.ask(control.KillSwitchRequest("on")) == control.Done()
         with pytest.raises(control.RefusedByAgent, match=r"^cannot: try otherwise$"):
             await remote.ask(control.DownRequest())
 
