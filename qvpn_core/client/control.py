@@ -2,8 +2,7 @@
 
 One unix stream socket in the runtime directory, mode 0600; one JSON document per line, a request
 answered by a reply, in order; `subscribe` by one reply after the other until the tunnel is over.
-Messages are a closed set and carry no secrets; only the socket's
-owner and root can connect.
+Messages are a closed set and carry no secrets; only the socket's owner and root can connect.
 """
 
 from __future__ import annotations
