@@ -194,7 +194,12 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
         yield "note", warning
     if status.profile:
         yield "profile", f"{status.profile} ({status.gateway})"
+    for proxy in status.proxies:
+        yield proxy.kind, proxy.listen + (f" to {proxy.target}" if proxy.target else "")
     if status.transport is None:
+        return
+    if status.proxies:
+        yield "transport", status.transport
         return
     yield "transport", f"{status.transport}, {status.datapath} datapath on {status.interface}"
     yield "addresses", " ".join(status.addresses)

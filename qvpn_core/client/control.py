@@ -161,11 +161,9 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
     hint: str = ""
 
 
-#: What has one answer.
-Question = (
-    StatusRequest
-    | DownRequest
-    | ConnectRequest
+#: What depends on what the session is.
+Concern = (
+    ConnectRequest
     | ExplainRequest
     | SignInRequest
     | RoutesRequest
@@ -173,6 +171,8 @@ Question = (
     | RetryRequest
     | OfferRequest
 )
+#: What has one answer.
+Question = StatusRequest | DownRequest | Concern
 Request = Question | SubscribeRequest
 Reply = StatusReply | ExplainReply | SignInReply | OfferReply | Done | Refusal
 Answer = Callable[[Question], Awaitable[Reply]]

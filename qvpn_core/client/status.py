@@ -10,11 +10,22 @@ from typing import Literal
 import msgspec
 
 from qvpn_core.client.planner import RouteMode
+from qvpn_core.client.proxy.options import ProxyKind
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
 
 #: What an attempt to connect is at, in this order.
 Stage = Literal["resolving", "handshake", "authenticating", "addresses", "routes"]
+
+
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A place where programs of this machine are served."""
+
+    kind: ProxyKind
+    #: ADDR:PORT.
+    listen: str
+    #: Where a forward leads, as HOST:PORT.
+    target: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,5 +77,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     firewall: FirewallPolicy = FirewallPolicy.OPEN
     #: What a person may not expect of the routes on this machine, a line each.
     warnings: tuple[str, ...] = ()
+    #: What is served instead of a tunnel; then there are no addresses and no routes.
+    proxies: tuple[Proxy, ...] = ()
     #: Whose tunnel is up on this machine, when it is another user's.
     other_user: str | None = None

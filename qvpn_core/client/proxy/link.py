@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 from qvpn_core.auth.concealed import Origin, credential_field
@@ -31,6 +32,7 @@ from qvpn_core.transport.interface import (
     Refused,
     Request,
     StreamReset,
+    TransportName,
     TunnelHandler,
 )
 from qvpn_core.transport.reach import open_connection
@@ -50,21 +52,42 @@ _T = TypeVar("_T")
 
 
 class GatewayLink:
-    """Opens streams and flows through the gateway of a profile."""
+    """Opens streams and flows through the gateway of a profile.
 
-    def __init__(self, profile: Profile, *, random: Callable[[], float] = random.random) -> None:
+    `on_change` is told of each error that it goes on after, and None each time it is connected.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        random: Callable[[], float] = random.random,
+        on_change: Callable[[QvpnError | None], None] = lambda _error: None,
+    ) -> None:
         self._profile = profile
         self._random = random
+        self._on_change = on_change
+        self._hurry = asyncio.Event()
         self._prove: Prover | None = None
         self._latest: HttpConnection
         #: The same while it is not known to be lost.
         self._connection: HttpConnection | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def transport(self) -> TransportName | None:
+        """What carries the connection; None while there is none."""
+        return self._connection.transport if self._connection is not None else None
+
     async def connect(self) -> None:
         """Make the first connection. Raises QvpnError, also when it may pass."""
         self._prove = await prover(self._profile)
         await self._dial()
+        self._on_change(None)
+
+    def retry(self) -> None:
+        """Somebody does not want to wait: a pause between two attempts ends."""
+        self._hurry.set()
 
     async def run(self) -> NoReturn:
         """Keep the connection up. Raises the QvpnError that trying again cannot mend."""
@@ -75,11 +98,12 @@ class GatewayLink:
             error = await self._latest.ended()
             self._connection = None
             log.info("the connection to the gateway is lost: %s", error)
+            self._on_change(error)
             if loop.time() - connected_at >= STABLE_AFTER:
                 attempt = 0
             lost = True
             while lost:
-                await asyncio.sleep(retry_delay(attempt, self._random))
+                await self._pause(retry_delay(attempt, self._random))
                 attempt += 1
                 try:
                     await self._dial()
@@ -88,7 +112,15 @@ class GatewayLink:
                     if not failure.transient:
                         raise
                     log.info("%s", failure)
+                    self._on_change(failure)
             log.info("connected again")
+            self._on_change(None)
+
+    async def _pause(self, seconds: float) -> None:
+        self._hurry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     def close(self) -> None:
         """Close the connection."""
