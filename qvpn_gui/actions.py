@@ -18,6 +18,7 @@ from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.proxy.options import ProxyOptions, format_address
 from qvpn_core.client.route_list import (
     Lookups,
     RouteList,
@@ -27,6 +28,7 @@ from qvpn_core.client.route_list import (
     with_lan,
 )
 from qvpn_core.client.states import KillSwitchMode, State
+from qvpn_core.client.status import Proxy
 from qvpn_core.errors import QvpnError
 from qvpn_core.helper import launch
 from qvpn_core.net import killswitch
@@ -92,8 +94,9 @@ class Actions(QObject):
     def stored_profile(self) -> Profile | None:
         """The chosen profile; None when there is none, or it is damaged."""
         name = self.profile
-        if name is None:
-            return None
+        return self._profile(name) if name is not None else None
+
+    def _profile(self, name: str) -> Profile | None:
         if name not in self._stored:
             self._stored[name] = None
             try:
@@ -171,6 +174,10 @@ class Actions(QObject):
             routes, lookups = stored(profile)
             self._start(self.apply_routes(profile.name, with_lan(routes, reach), lookups))
 
+    def set_proxy(self, name: str, options: ProxyOptions) -> None:
+        """Store a profile's proxies, or that it has none; what is up of it follows at once."""
+        self._start(self._set_proxy(name, options))
+
     def change_profile(self, change: Callable[[Profile], Profile]) -> None:
         """Store a change of the chosen profile; for the next connection."""
         name = self.profile
@@ -223,7 +230,7 @@ class Actions(QObject):
     async def _connect(self, name: str) -> None:
         async with self._turn:
             await self._end()
-            self._model.expect(name)
+            self._model.expect(name, self._proxies(name))
             self._session = self._start(self._hold(name))
             self._session.add_done_callback(self._session_over)
 
@@ -234,15 +241,29 @@ class Actions(QObject):
     async def _hold(self, name: str) -> None:
         """Be the agent of a profile until its tunnel is over."""
         try:
-            # Half a second to import, so not before it is needed, and not on Qt's thread.
-            await asyncio.to_thread(import_module, "qvpn_core.client.agent")
-            from qvpn_core.client import agent
-
             profile = await asyncio.to_thread(profiles.load, name)
-            await agent.run(control.Wish.of(profile), signals=False)
+            # Half a second to import, so not before it is needed, and not on Qt's thread.
+            if profile.proxy.enabled:
+                await asyncio.to_thread(import_module, "qvpn_core.client.proxy.session")
+                from qvpn_core.client.proxy import session
+
+                await session.run(profile)
+            else:
+                await asyncio.to_thread(import_module, "qvpn_core.client.agent")
+                from qvpn_core.client import agent
+
+                await agent.run(control.Wish.of(profile), signals=False)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)
+
+    def _proxies(self, name: str) -> tuple[Proxy, ...]:
+        profile = self._profile(name)
+        if profile is None or not profile.proxy.enabled:
+            return ()
+        return tuple(
+            Proxy.of(each, format_address(each.listen)) for each in profile.proxy.listeners()
+        )
 
     async def _down(self) -> None:
         async with self._turn:
@@ -266,6 +287,9 @@ class Actions(QObject):
         if self._model.state is State.BLOCKED:
             # As it is set now, which may be why it is tried again.
             profile = await asyncio.to_thread(profiles.load, name)
+            if profile.proxy.enabled:
+                await self._connect(name)
+                return
             request = control.ConnectRequest(control.Wish.of(profile))
             answer = await remote.ask(request, timeout=_CONNECT)
         else:
@@ -282,7 +306,7 @@ class Actions(QObject):
 
     async def _set_kill_switch(self, name: str, mode: KillSwitchMode) -> None:
         status = self._model.status
-        if status.profile == name and self._model.wanted:
+        if status.profile == name and self._model.wanted and not status.proxies:
             await remote.ask(control.KillSwitchRequest(mode))
         await self._change(name, lambda profile: replace(profile, kill_switch=mode))
         if mode == "off" and status.state is State.BLOCKED:
@@ -294,6 +318,16 @@ class Actions(QObject):
             if killswitch.holding():
                 await asyncio.to_thread(launch.unlock)
         self._model.look()
+
+    async def _set_proxy(self, name: str, options: ProxyOptions) -> None:
+        options.listeners()  # raises UsageError
+        before = await asyncio.to_thread(profiles.load, name)
+        if before.proxy == options:
+            return
+        await self._change(name, lambda profile: replace(profile, proxy=options))
+        one_is_meant = before.proxy.enabled or options.enabled
+        if one_is_meant and self._model.wanted and self._model.status.profile == name:
+            await self._connect(name)
 
     async def _set_policy(self, name: str, policy: Policy) -> None:
         parsed = policy.parse()

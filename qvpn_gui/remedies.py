@@ -22,6 +22,8 @@ class Remedy(Enum):
     RELEASE = "release"
     #: A new invite.
     INVITE = "invite"
+    #: A proxy instead of a tunnel, which needs no rights and no second tunnel.
+    PROXY = "proxy"
     #: Words to send to somebody who can help.
     COPY = "copy"
 
@@ -41,6 +43,12 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         "helper-lost": Remedy.RETRY,
         "helper-ended": Remedy.RETRY,
         "agent-gone": Remedy.RETRY,
+        "polkit-missing": Remedy.PROXY,
+        "polkit-agent-missing": Remedy.PROXY,
+        "helper-missing": Remedy.PROXY,
+        "permission": Remedy.PROXY,
+        "tun-unavailable": Remedy.PROXY,
+        "network-taken": Remedy.PROXY,
         "authentication": Remedy.INVITE,
         "device-key": Remedy.INVITE,
     }

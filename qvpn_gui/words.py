@@ -13,7 +13,7 @@ from PySide6.QtCore import QDateTime, QLocale, QObject
 
 from qvpn_core.client.planner import RouteMode
 from qvpn_core.client.states import State
-from qvpn_core.client.status import Stage, Status
+from qvpn_core.client.status import Proxy, Stage, Status
 
 STAGES: Final[tuple[Stage, ...]] = (
     "resolving",
@@ -21,6 +21,10 @@ STAGES: Final[tuple[Stage, ...]] = (
     "authenticating",
     "addresses",
     "routes",
+)
+#: States that mean something else for a proxy.
+_PROXIED: Final = frozenset(
+    {State.CONNECTING, State.CONNECTED, State.RECONNECTING, State.DISCONNECTING}
 )
 _EVERYTHING: Final = frozenset({"0.0.0.0/0", "::/0"})
 
@@ -48,7 +52,13 @@ class Words(QObject):
 
     def meaning(self, status: Status) -> str:
         """What the state means for the traffic of this machine, in one sentence."""
+        if status.proxies and status.state in _PROXIED:
+            return self._proxied(status.state)
         match status.state:
+            case State.DISCONNECTED | State.FAILED if status.other_user:
+                return self.tr("The tunnel of {user} decides where your traffic goes.").format(
+                    user=status.other_user
+                )
             case State.DISCONNECTED | State.FAILED:
                 return self.tr("Your traffic goes directly to the internet.")
             case State.CONNECTING:
@@ -61,6 +71,16 @@ class Words(QObject):
                 return self.tr("Putting your network back as it was.")
             case State.BLOCKED:
                 return self.tr("The kill switch lets nothing out until you decide.")
+
+    def _proxied(self, state: State) -> str:
+        match state:
+            case State.CONNECTED:
+                return self.tr("Programs that use the proxy reach the gateway, others go directly.")
+            case State.RECONNECTING:
+                return self.tr("Programs that use the proxy have to wait.")
+            case State.DISCONNECTING:
+                return self.tr("Ending the proxy.")
+        return self.tr("Connecting to the gateway.")
 
     def _covered(self, status: Status) -> str:
         if status.mode == "only":
@@ -131,6 +151,7 @@ class Words(QObject):
             "network-taken": self.tr("Another tunnel is up on this machine"),
             "not-allowed": self.tr("This is not allowed"),
             "network-setup": self.tr("This machine's network could not be set up"),
+            "port-in-use": self.tr("Another program listens at this address"),
             "usage": self.tr("This cannot be done"),
             "agent": self.tr("This cannot be done"),
             "agent-silent": self.tr("The running session does not answer"),
@@ -144,6 +165,23 @@ class Words(QObject):
             "enrolment-refused": self.tr("The gateway refused the invite"),
             "internal": self.tr("qvpn has a defect"),
         }.get(reason or "", self.tr("The connection failed"))
+
+    def other_user(self, user: str) -> str:
+        """What to do about another user's tunnel."""
+        return self.tr(
+            "{user} is connected on this computer. Ask {user} to disconnect; an administrator can "
+            "end it with: qvpn unlock"
+        ).format(user=user)
+
+    def proxy(self, proxy: Proxy) -> str:
+        """What is served at an address."""
+        match proxy.kind:
+            case "socks":
+                return self.tr("SOCKS proxy")
+            case "http":
+                return self.tr("HTTP proxy")
+            case "forward":
+                return self.tr("To {target}").format(target=proxy.target)
 
     def policy(self, mode: RouteMode, destinations: int, excluded: int) -> str:
         """A route policy in a few words, by how many networks it names."""

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from qvpn_core.client.planner import RouteMode
-from qvpn_core.client.proxy.options import ProxyKind
+from qvpn_core.client.proxy.options import Listener, ProxyKind
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
 
@@ -26,6 +26,12 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
     listen: str
     #: Where a forward leads, as HOST:PORT.
     target: str | None = None
+
+    @classmethod
+    def of(cls, listener: Listener, listen: str) -> Proxy:
+        """What is served for `listener` at `listen`."""
+        target = str(listener.target) if listener.target is not None else None
+        return cls(kind=listener.kind, listen=listen, target=target)
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

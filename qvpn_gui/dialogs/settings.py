@@ -109,6 +109,7 @@ class SettingsDialog(QDialog):
             self._profile_title.setText(self.tr("Gateway {name}").format(name=profile.name))
             for key, row in self.profile_rows.items():
                 row.show_value(profile.policy.lan if key == "lan" else getattr(profile, key))
+                row.setEnabled(key == "transport" or not profile.proxy.enabled)
         app, problems = settings.examine_settings()
         for key, row in self.app_rows.items():
             row.show_value(getattr(app, key))

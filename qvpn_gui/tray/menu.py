@@ -80,7 +80,9 @@ class TrayMenu(QMenu):
         )
         self._profiles.menuAction().setVisible(len(names) > 1)
         self._offer_policies()
-        self._kill_switch.menuAction().setVisible(actions.stored_profile() is not None)
+        profile = actions.stored_profile()
+        tunnelled = profile is not None and not (profile.proxy.enabled or status.proxies)
+        self._kill_switch.menuAction().setVisible(tunnelled)
 
     def _offer_policies(self) -> None:
         now = self._policy()
@@ -106,7 +108,9 @@ class TrayMenu(QMenu):
         if status.mode is not None:
             return Policy(status.mode, status.destinations, status.excluded)
         profile = self._actions.stored_profile()
-        return Policy.of(profile.policy) if profile is not None else None
+        if profile is None or profile.proxy.enabled or status.proxies:
+            return None
+        return Policy.of(profile.policy)
 
     def _policy_words(self, policy: Policy) -> str:
         words = self._words.policy(policy.mode, len(policy.destinations), len(policy.excluded))

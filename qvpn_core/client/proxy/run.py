@@ -73,16 +73,7 @@ async def serve(link: GatewayLink, wanted: Sequence[Listener], bound: Say) -> No
     listeners = local.Listeners()
     try:
         # Bound first: what is wrong with an address needs no gateway to be found out.
-        bound(
-            tuple(
-                Proxy(
-                    kind=each.kind,
-                    listen=listeners.bind(local.service(link, each)),
-                    target=str(each.target) if each.target is not None else None,
-                )
-                for each in wanted
-            )
-        )
+        bound(tuple(Proxy.of(each, listeners.bind(local.service(link, each))) for each in wanted))
         await link.connect()
         async with asyncio.TaskGroup() as group:
             group.create_task(link.run())

@@ -17,7 +17,7 @@ from qvpn_core.client import control
 from qvpn_core.client.holding import hold
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.proxy.link import GatewayLink
-from qvpn_core.client.proxy.options import ProxyOptions, format_address
+from qvpn_core.client.proxy.options import format_address
 from qvpn_core.client.proxy.run import raise_descriptor_limit, serve, until
 from qvpn_core.client.states import Event, Machine, State
 from qvpn_core.client.status import Proxy, Status
@@ -40,25 +40,13 @@ async def run(profile: Profile) -> None:
     await hold(session, session.answer)
 
 
-def planned(options: ProxyOptions) -> tuple[Proxy, ...]:
-    """The proxies as they are wanted. Raises UsageError."""
-    return tuple(
-        Proxy(
-            kind=each.kind,
-            listen=format_address(each.listen),
-            target=str(each.target) if each.target is not None else None,
-        )
-        for each in options.listeners()
-    )
-
-
 class ProxySession:
     """All calls on the event loop that runs `run`."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._wanted = profile.proxy.listeners()
-        self._proxies = planned(profile.proxy)
+        self._proxies = tuple(Proxy.of(each, format_address(each.listen)) for each in self._wanted)
         self._error: QvpnError | None = None
         self._since = datetime.now(UTC)
         # The pauses are the link's; of the machine only the states are used.

@@ -409,6 +409,10 @@
         <translation>Was den &amp;Tunnel nutzt …</translation>
     </message>
     <message>
+        <source>&amp;Connect as…</source>
+        <translation>&amp;Verbinden als …</translation>
+    </message>
+    <message>
         <source>&amp;Settings…</source>
         <translation>&amp;Einstellungen …</translation>
     </message>
@@ -421,7 +425,7 @@
     <name>ProblemCard</name>
     <message>
         <source>Try &amp;now</source>
-        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants a proxy instead of a tunnel. The user wants to paste a new invite.</extracomment>
         <translation>&amp;Jetzt versuchen</translation>
     </message>
     <message>
@@ -439,6 +443,10 @@
     <message>
         <source>Use a new &amp;invite…</source>
         <translation>Neue &amp;Einladung verwenden …</translation>
+    </message>
+    <message>
+        <source>Use a &amp;proxy instead…</source>
+        <translation>Stattdessen einen &amp;Proxy verwenden …</translation>
     </message>
     <message>
         <source>Copy &amp;details</source>
@@ -546,6 +554,69 @@
     <message>
         <source>not yet</source>
         <translation>noch nicht</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyCard</name>
+    <message>
+        <source>Enter these in the network settings of your programs.</source>
+        <extracomment>Milliseconds for which a button says that it has copied.</extracomment>
+        <translation type="unfinished"></translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>Kopieren</translation>
+    </message>
+    <message>
+        <source>Copy {address}</source>
+        <translation>{address} kopieren</translation>
+    </message>
+    <message>
+        <source>Copied</source>
+        <translation type="unfinished">Kopiert</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyDialog</name>
+    <message>
+        <source>&amp;Tunnel</source>
+        <translation>&amp;Tunnel</translation>
+    </message>
+    <message>
+        <source>&amp;Proxy only (no administrator rights)</source>
+        <translation>Nur &amp;Proxy (ohne Administratorrechte)</translation>
+    </message>
+    <message>
+        <source>none; for example {address}</source>
+        <translation>keiner; zum Beispiel {address}</translation>
+    </message>
+    <message>
+        <source>&amp;SOCKS proxy at</source>
+        <translation>&amp;SOCKS-Proxy auf</translation>
+    </message>
+    <message>
+        <source>&amp;HTTP proxy at</source>
+        <translation>&amp;HTTP-Proxy auf</translation>
+    </message>
+    <message>
+        <source>&amp;Forwards</source>
+        <translation>&amp;Weiterleitungen</translation>
+    </message>
+    <message>
+        <source>A line for each: a port of this computer, and the host and port behind the gateway that it leads to.</source>
+        <translation>Je eine Zeile: ein Port dieses Rechners, und Rechner und Port hinter dem Gateway, zu denen er führt.</translation>
+    </message>
+    <message>
+        <source>For all programs, or for the destinations that you choose.</source>
+        <translation>Für alle Programme oder für die Ziele, die Sie wählen.</translation>
+    </message>
+    <message>
+        <source>Only for programs that you set up for it; the rest of this computer goes directly.</source>
+        <translation>Nur für Programme, die Sie dafür einrichten; alles andere auf diesem Rechner geht direkt.</translation>
+    </message>
+    <message>
+        <source>Connect as: {name}</source>
+        <translation>Verbinden als: {name}</translation>
     </message>
 </context>
 <context>
@@ -849,7 +920,7 @@
     <name>SessionPage</name>
     <message>
         <source>Please wait…</source>
-        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to choose between a tunnel and a proxy. The user wants to paste a new invite. What has a meaning for a tunnel only.</extracomment>
         <translation>Bitte warten …</translation>
     </message>
     <message>
@@ -867,6 +938,18 @@
     <message>
         <source>&amp;Connect</source>
         <translation>&amp;Verbinden</translation>
+    </message>
+    <message>
+        <source>Connect &amp;as</source>
+        <translation>Verbinden &amp;als</translation>
+    </message>
+    <message>
+        <source>Proxy only</source>
+        <translation>Nur Proxy</translation>
+    </message>
+    <message>
+        <source>Tunnel</source>
+        <translation type="unfinished">Tunnel</translation>
     </message>
     <message>
         <source>&amp;What uses the tunnel</source>
@@ -1093,6 +1176,7 @@
     <name>Words</name>
     <message>
         <source>Not connected</source>
+        <extracomment>States that mean something else for a proxy.</extracomment>
         <translation>Nicht verbunden</translation>
     </message>
     <message>
@@ -1124,6 +1208,10 @@
         <translation>Verbindung fehlgeschlagen</translation>
     </message>
     <message>
+        <source>The tunnel of {user} decides where your traffic goes.</source>
+        <translation>Der Tunnel von {user} bestimmt, wohin Ihr Datenverkehr geht.</translation>
+    </message>
+    <message>
         <source>Your traffic goes directly to the internet.</source>
         <translation>Ihr Verkehr geht direkt ins Internet.</translation>
     </message>
@@ -1142,6 +1230,22 @@
     <message>
         <source>The kill switch lets nothing out until you decide.</source>
         <translation>Der Notausschalter lässt nichts hinaus, bis Sie entscheiden.</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy reach the gateway, others go directly.</source>
+        <translation>Programme, die den Proxy verwenden, gehen über das Gateway, andere direkt.</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy have to wait.</source>
+        <translation>Programme, die den Proxy verwenden, müssen warten.</translation>
+    </message>
+    <message>
+        <source>Ending the proxy.</source>
+        <translation>Der Proxy wird beendet.</translation>
+    </message>
+    <message>
+        <source>Connecting to the gateway.</source>
+        <translation>Verbindung zum Gateway wird aufgebaut.</translation>
     </message>
     <message numerus="yes">
         <source>%n network(s) use the tunnel, the rest goes directly.</source>
@@ -1294,6 +1398,10 @@
         <translation>Das Netzwerk dieses Rechners konnte nicht eingerichtet werden</translation>
     </message>
     <message>
+        <source>Another program listens at this address</source>
+        <translation>Ein anderes Programm belegt diese Adresse</translation>
+    </message>
+    <message>
         <source>This cannot be done</source>
         <translation>Das geht nicht</translation>
     </message>
@@ -1340,6 +1448,22 @@
     <message>
         <source>The connection failed</source>
         <translation>Die Verbindung ist fehlgeschlagen</translation>
+    </message>
+    <message>
+        <source>{user} is connected on this computer. Ask {user} to disconnect; an administrator can end it with: qvpn unlock</source>
+        <translation>{user} ist auf diesem Rechner verbunden. Bitten Sie {user}, die Verbindung zu trennen; ein Administrator kann sie beenden mit: qvpn unlock</translation>
+    </message>
+    <message>
+        <source>SOCKS proxy</source>
+        <translation>SOCKS-Proxy</translation>
+    </message>
+    <message>
+        <source>HTTP proxy</source>
+        <translation>HTTP-Proxy</translation>
+    </message>
+    <message>
+        <source>To {target}</source>
+        <translation>Zu {target}</translation>
     </message>
     <message numerus="yes">
         <source>Only %n network(s)</source>
