@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QGridLayout, QPushButton, QWidget
+from PySide6.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QWidget
 
 from qvpn_core.client.status import Proxy
 from qvpn_gui import theme
@@ -14,8 +14,7 @@ from qvpn_gui.widgets.choices import with_value
 from qvpn_gui.widgets.texts import Dim, Value
 from qvpn_gui.words import Words
 
-#: Milliseconds for which a button says that it has copied.
-_COPIED = 1500
+_COPIED_MS = 1500
 
 
 class ProxyCard(Card):
@@ -43,7 +42,7 @@ class ProxyCard(Card):
         grid = QGridLayout(lines)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(theme.SPACE + 4)
-        grid.setColumnStretch(1, 1)
+        grid.setColumnStretch(0, 1)
         self.buttons = [self._add(grid, row, proxy) for row, proxy in enumerate(proxies)]
         self.rows.replaceWidget(self._lines, lines)
         self._lines.deleteLater()
@@ -52,16 +51,20 @@ class ProxyCard(Card):
     def _add(self, grid: QGridLayout, row: int, proxy: Proxy) -> QPushButton:
         words = self._words.proxy(proxy)
         name, value, button = Dim(words), Value(proxy.listen), QPushButton(self.tr("Copy"))
+        # The name of a forward's host may be longer than any window is wide.
+        name.setWordWrap(False)
+        name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        name.setToolTip(words)
         value.setAccessibleName(words)
-        value.setWordWrap(False)
         button.setAccessibleName(self.tr("Copy {address}").format(address=proxy.listen))
         button.clicked.connect(with_value(self._copy, row))
-        for column, part in enumerate((name, value, button)):
-            grid.addWidget(part, row, column)
+        grid.addWidget(name, 2 * row, 0)
+        grid.addWidget(value, 2 * row + 1, 0)
+        grid.addWidget(button, 2 * row, 1, 2, 1)
         return button
 
     def _copy(self, row: int) -> None:
         QGuiApplication.clipboard().setText(self._shown[row].listen)
         button = self.buttons[row]
         button.setText(self.tr("Copied"))
-        QTimer.singleShot(_COPIED, button, lambda: button.setText(self.tr("Copy")))
+        QTimer.singleShot(_COPIED_MS, button, lambda: button.setText(self.tr("Copy")))

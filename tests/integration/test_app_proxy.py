@@ -70,15 +70,14 @@ def seen(client: VpnClient, address: tuple[str, int], hello: bytes, answer: int)
     """The address that a site sees, by a proxy that is said `hello` and answers so many bytes."""
 
     def ask() -> bytes:
-        with socket.create_connection(address, timeout=PATIENCE) as sock:
+        with (
+            socket.create_connection(address, timeout=PATIENCE) as sock,
+            sock.makefile("rb") as file,
+        ):
             sock.sendall(hello)
-            if answer:
-                assert len(sock.recv(answer, socket.MSG_WAITALL)) == answer
+            assert len(file.read(answer)) == answer
             sock.sendall(b"GET /ip HTTP/1.0\r\n\r\n")
-            got = b""
-            while data := sock.recv(4096):
-                got += data
-            return got
+            return file.read()
 
     return client.host.call(ask).partition(b"\r\n\r\n")[2].decode().strip()
 

@@ -560,8 +560,7 @@
     <name>ProxyCard</name>
     <message>
         <source>Enter these in the network settings of your programs.</source>
-        <extracomment>Milliseconds for which a button says that it has copied.</extracomment>
-        <translation type="unfinished"></translation>
+        <translation>Tragen Sie diese in den Netzwerkeinstellungen Ihrer Programme ein.</translation>
     </message>
     <message>
         <source>Copy</source>
@@ -573,7 +572,7 @@
     </message>
     <message>
         <source>Copied</source>
-        <translation type="unfinished">Kopiert</translation>
+        <translation>Kopiert</translation>
     </message>
 </context>
 <context>
@@ -949,7 +948,7 @@
     </message>
     <message>
         <source>Tunnel</source>
-        <translation type="unfinished">Tunnel</translation>
+        <translation>Tunnel</translation>
     </message>
     <message>
         <source>&amp;What uses the tunnel</source>

@@ -558,8 +558,7 @@
     <name>ProxyCard</name>
     <message>
         <source>Enter these in the network settings of your programs.</source>
-        <extracomment>Milliseconds for which a button says that it has copied.</extracomment>
-        <translation type="unfinished"></translation>
+        <translation>请在程序的网络设置中填写这些地址。</translation>
     </message>
     <message>
         <source>Copy</source>
@@ -571,7 +570,7 @@
     </message>
     <message>
         <source>Copied</source>
-        <translation type="unfinished">已复制</translation>
+        <translation>已复制</translation>
     </message>
 </context>
 <context>
@@ -947,7 +946,7 @@
     </message>
     <message>
         <source>Tunnel</source>
-        <translation type="unfinished">隧道</translation>
+        <translation>隧道</translation>
     </message>
     <message>
         <source>&amp;What uses the tunnel</source>
