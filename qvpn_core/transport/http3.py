@@ -77,6 +77,8 @@ class Http3Tunnel:
         #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
         self.prefix = encode_quarter_stream_id(stream_id) + b"\0"
         self.mtu = connection.tunnel_mtu(len(self.prefix))
+        self._early = b""
+        self._end_told = False
 
     @property
     def peer(self) -> Address:
@@ -127,12 +129,24 @@ class Http3Tunnel:
 
     # From the connection
 
+    def resume(self, early: bytes, *, ended: bool) -> None:
+        """Take what came before the answer: soon, when the owner is ready, and before all else."""
+        self._early = early
+        soon = self._connection.call_soon
+        if early:
+            soon(self.received_data, b"")
+        if ended:
+            soon(self.received_end)
+
     def received_data(self, data: bytes) -> None:
-        if self._handler is not None:
+        data, self._early = self._early + data, b""
+        if data and self._handler is not None:
             self._handler.capsule_data(data)
 
     def received_end(self) -> None:
-        if self._handler is not None:
+        self.received_data(b"")
+        if self._handler is not None and not self._end_told:
+            self._end_told = True
             self._handler.capsule_end()
 
     def received_packets(self, packets: list[bytes]) -> None:
@@ -247,6 +261,7 @@ class Http3Connection:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self.call_soon = self._loop.call_soon
         self.quic = quic
         self._send = send
         self._on_request = on_request
@@ -618,15 +633,12 @@ class Http3Connection:
             return tunnel
         self._send_response(stream_id, 200, (("capsule-protocol", "?1"), *headers))
         tunnel = self._open_tunnel(stream_id, handler, ip=ip)
+        early = b""
         if held is not None:
-            data = held.take()
+            early, ended = held.take(), ended or held.ended
             self.quic.disown_stream(stream_id)
             del self.streams[stream_id]
-            if data:
-                self._loop.call_soon(tunnel.received_data, data)
-            ended = ended or held.ended
-        if ended:
-            self._loop.call_soon(tunnel.received_end)
+        tunnel.resume(early, ended=ended)
         if not ip:
             self.quic.admit_streams(settings.MAX_STREAMS)
         self.on_accept()
