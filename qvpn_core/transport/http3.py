@@ -90,8 +90,7 @@ class Http3Tunnel:
 
     @property
     def silence(self) -> float:
-        since = self._connection.quic.unanswered_since
-        return 0.0 if since is None else max(0.0, self._connection.now() - since)
+        return self._connection.silence
 
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
@@ -310,6 +309,12 @@ class Http3Connection:
         """The address that packets go to now."""
         address = self.quic.get_peer_address()
         return (address[0], address[1]) if address is not None else ("", 0)
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the peer has owed an answer; 0.0 while it owes none."""
+        since = self.quic.unanswered_since
+        return 0.0 if since is None else max(0.0, self.now() - since)
 
     # From the socket
 
@@ -702,8 +707,13 @@ class Http3Connection:
         if self.tunnels.pop(stream_id, None):
             self._notice_vacancy()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection carries a tunnel or a stream."""
+        return bool(self.tunnels or self.streams)
+
     def _notice_vacancy(self) -> None:
-        if not self.tunnels and not self.streams and not self._ended:
+        if not self.in_use and not self._ended:
             self.on_vacant()
 
     # For streams; see `streams.StreamCarrier`
@@ -778,6 +788,19 @@ class Http3Connection:
         self.abandon(error)
         for tunnel in list(self.tunnels.values()):
             tunnel.ended(error)
+
+    def withdraw(self, error: QvpnError) -> None:
+        """Take back the requests that have no answer yet: they fail with `error`."""
+        for stream_id in list(self._openings):
+            opening = self._openings.pop(stream_id)
+            if not opening.done():
+                opening.set_exception(error)
+            self.streams[stream_id].reset(H3_REQUEST_CANCELLED)
+        for stream_id in list(self._responses):
+            future, _handler, _ip = self._responses.pop(stream_id)
+            if not future.done():
+                future.set_exception(error)
+            self.abort_stream(stream_id, H3_REQUEST_CANCELLED)
 
     def abandon(self, error: QvpnError | None = None) -> None:
         """Stop all timers and streams; nothing is sent or received from now on."""

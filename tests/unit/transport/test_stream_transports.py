@@ -458,6 +458,59 @@ async def test_a_request_that_ends_with_its_head_ends_once(
 
 
 @in_loop
+async def test_a_connection_that_is_left_closes_behind_its_last_stream(
+    transport: TransportName, identity: Identity
+) -> None:
+    async with pair(transport, identity) as (near, far, connection):
+        connection.leave()
+        connection.leave()
+        with pytest.raises(TunnelLost):
+            await connection.open_stream(connect_to())
+        with pytest.raises(TunnelLost):
+            await connection.open_tunnel(CONNECT_UDP, RecordingHandler())
+        await near.send(b"still")
+        assert await far.receive() == b"still"
+        far.end()
+        near.end()
+        async with asyncio.timeout(PATIENCE):
+            assert await near.receive() == b""
+            await connection.ended()
+        assert connection.closed
+
+
+@in_loop
+async def test_one_that_carries_nothing_closes_at_once(
+    transport: TransportName, identity: Identity
+) -> None:
+    async with gateway(identity, StreamServer()) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            connection.leave()
+            assert connection.closed
+            await connection.ended()
+
+
+@in_loop
+async def test_a_request_without_an_answer_is_taken_back_when_its_connection_is_left(
+    transport: TransportName, identity: Identity
+) -> None:
+    holding = Holding()
+    async with gateway(identity, holding) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            asking = [
+                asyncio.ensure_future(connection.open_stream(connect_to())),
+                asyncio.ensure_future(connection.open_tunnel(CONNECT_UDP, RecordingHandler())),
+            ]
+            await holding.changes.until(lambda: len(holding.requests) == len(asking))
+            connection.leave()
+            for each in asking:
+                with pytest.raises(TunnelLost):
+                    await each
+            async with asyncio.timeout(PATIENCE):
+                for held in holding.held:
+                    await held.broken()
+
+
+@in_loop
 async def test_streams_on_tls_that_come_and_go_leave_nothing(identity: Identity) -> None:
     server = StreamServer()
     async with gateway(identity, server) as listener:
