@@ -99,7 +99,7 @@ def https(vpn: Vpn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     listener = vpn.world.internet.socket(socket.AF_INET6, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", HTTPS_PORT))
-    listener.listen(64)
+    listener.listen(256)
 
     def serve() -> None:
         while True:
@@ -339,6 +339,33 @@ def test_two_hundred_streams_at_once_and_one_that_is_stalled(
     assert grown < 100 << 20  # bytes; the stalled one alone asks for 200 MB
     status = vpn.gateway.peek()["service_totals"]
     assert status["opened"] >= 201
+
+
+def test_two_hundred_downloads_of_curl_over_tls_and_one_that_nobody_reads(
+    socks: tuple[Namespace, tuple[str, int]], https: Path
+) -> None:
+    host, (address, port) = socks
+    proxied = ("--proxy", f"socks5h://{address}:{port}")
+    curl(host, "--version")  # or skip
+    endless = f"http://{plan.ALPHA.v4}/bytes/200000000"
+    stalled = host.popen(["curl", "-sS", *proxied, endless], stdout=subprocess.PIPE)
+    assert stalled.stdout is not None
+    try:
+        assert stalled.stdout.read(1)  # it has begun; the rest stays in the pipe
+        got = host.run(
+            ["curl", "-sS", "--no-progress-meter", "--parallel", "--parallel-immediate",
+             "--parallel-max", "200", "--http1.1", "-m", "60", *proxied, "--cacert", str(https), "-o", "/dev/null",
+             "-w", "%{http_code} %{size_download}\n", "https://www.alpha.test/[1-200]"],
+            check=False, timeout=90,
+        )  # fmt: skip
+        assert (got.returncode, got.stderr) == (0, "")
+        assert got.stdout.splitlines() == ["200 90000"] * 200
+        assert stalled.poll() is None
+        assert len(stalled.stdout.read(1 << 20)) == 1 << 20, "it goes on when it is read"
+    finally:
+        stalled.kill()
+        stalled.wait()
+        stalled.stdout.close()
 
 
 def resident(pid: int) -> int:
