@@ -354,7 +354,8 @@ def test_two_hundred_downloads_of_curl_over_tls_and_one_that_nobody_reads(
         assert stalled.stdout.read(1)  # it has begun; the rest stays in the pipe
         got = host.run(
             ["curl", "-sS", "--no-progress-meter", "--parallel", "--parallel-immediate",
-             "--parallel-max", "200", "--http1.1", "-m", "60", *proxied, "--cacert", str(https), "-o", "/dev/null",
+             "--parallel-max", "200", "--http1.1", "-m", "60", *proxied,
+             "--cacert", str(https), "-o", "/dev/null",
              "-w", "%{http_code} %{size_download}\n", "https://www.alpha.test/[1-200]"],
             check=False, timeout=90,
         )  # fmt: skip
