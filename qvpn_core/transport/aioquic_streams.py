@@ -441,9 +441,10 @@ class StreamConnection(QuicConnection):
     # The short way in
 
     def _receive_stream(self, payload: bytes, at: int) -> int:
-        """Take a STREAM frame at `at` whose bytes are the next of a known stream.
+        """Take a STREAM frame at `at` whose bytes are the next of a stream that has an owner.
 
-        Returns where it ends, or 0 for any other frame, which is aioquic's.
+        Returns where it ends, or 0 for any other frame, which is aioquic's. An owner that has read
+        makes the connection send, which opens windows; for other streams the receipt has to.
         """
         kind = payload[at]
         try:
@@ -458,7 +459,9 @@ class StreamConnection(QuicConnection):
             return 0
         end = at + length
         stream = self._streams.get(number)
-        if stream is None or kind & _FIN or not 0 < length <= len(payload) - at:
+        if number not in self._windows or stream is None:
+            return 0
+        if kind & _FIN or not 0 < length <= len(payload) - at:
             return 0
         receiver = stream.receiver
         stop = offset + length

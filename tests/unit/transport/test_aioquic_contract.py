@@ -894,10 +894,12 @@ def test_the_short_way_leaves_the_same_state_as_aioquics(
         return made + late
 
     def short() -> dict[str, object]:
+        receiver.tunnel.own_stream(0)
         receiver.tunnel.receive_datagrams(train_packets, sender.address, now)
         return snapshot(receiver)
 
     def original() -> dict[str, object]:
+        receiver.tunnel.own_stream(0)
         for packet in train_packets:
             QuicConnection.receive_datagram(receiver.quic, packet, sender.address, now)
         return snapshot(receiver)
