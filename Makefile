@@ -50,9 +50,27 @@ bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs 
 .PHONY: lock
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra fast --extra server --extra postgresql --universal \
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra gui --extra fast --extra server \
+	  --extra postgresql --extra package --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade -o requirements.lock
+
+.PHONY: deb
+deb: $(STAMP)  ## dist/*.deb: the client and the gateway, with a Python of their own
+	$(BIN)/python -m tools.packages.build deb
+
+.PHONY: rpm
+rpm: $(STAMP)  ## dist/*.rpm: the same
+	$(BIN)/python -m tools.packages.build rpm
+
+.PHONY: wheels
+wheels: $(STAMP)  ## dist/*.whl and the source archive
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m hatchling build -d dist
+	@$(BIN)/python -c 'from tools.packages import build; build.write_checksums(build.PROJECT / "dist")'
+
+.PHONY: translations
+translations: $(STAMP)  ## the texts of the app for translators, and what they made of them
+	$(BIN)/python -m tools.translate
 
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built

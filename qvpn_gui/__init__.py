@@ -1,1 +1,1 @@
-"""The tray app: PySide6 and qasync over the core. No protocol or network code here."""
+"""The tray app of qvpn: what a person sees. No protocol and no network code."""

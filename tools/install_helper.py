@@ -26,7 +26,15 @@ TARGET = Path("/usr/local/lib/qvpn")
 HELPER = TARGET / "qvpn-helper"
 POLICY = Path("/usr/share/polkit-1/actions/io.github.qvpn.policy")
 #: All that the helper imports, of ours and of others.
-OURS = ("__init__.py", "errors.py", "helper", "net", "masque/__init__.py", "masque/domain.py")
+OURS = (
+    "__init__.py",
+    "errors.py",
+    "program.py",
+    "helper",
+    "net",
+    "masque/__init__.py",
+    "masque/domain.py",
+)
 THEIRS = ("msgspec", "pyroute2", "jeepney", "pytun")
 
 SCRIPT = """\

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,6 +28,7 @@ from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
 from qvpn_core.errors import QvpnError, UsageError
+from qvpn_core.program import module_command
 
 log = logging.getLogger("qvpn")
 
@@ -40,10 +41,14 @@ _first_word = msgspec.json.Decoder(control.StatusReply | control.Refusal)
 
 
 async def run(
-    wish: control.Wish, on_change: Callable[[Tunnel, Change], None] | None = None
+    wish: control.Wish,
+    on_change: Callable[[Tunnel, Change], None] | None = None,
+    *,
+    signals: bool = True,
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
+    Without `signals` these are left to the caller, who may cancel instead, to the same effect.
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
@@ -54,8 +59,8 @@ async def run(
         tunnel.subscribe(lambda change: on_change(tunnel, change))
     with instance.single_instance():
         instance.forget_failure()
-        async with control.serve(lambda request: _answer(request, tunnel, over)):
-            with _signals(tunnel.disconnect):
+        async with control.serve(lambda request: _answer(request, tunnel, over), tunnel.watch):
+            with _signals(tunnel.disconnect) if signals else nullcontext():
                 try:
                     await tunnel.run()
                 except QvpnError:
@@ -69,7 +74,7 @@ def _profile(wish: control.Wish) -> Profile:
     return replace(profiles.load(wish.profile), transport=wish.transport)
 
 
-async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
+async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
     match request:
         case control.StatusRequest():
             return control.StatusReply(tunnel.status())
@@ -84,6 +89,17 @@ async def _answer(request: control.Request, tunnel: Tunnel, over: asyncio.Event)
             return control.Done()
         case control.SignInRequest(seconds=seconds):
             return control.SignInReply(await tunnel.sign_in(seconds))
+        case control.RoutesRequest(mode, destinations, excluded):
+            tunnel.set_policy(profiles.route_policy(mode, destinations, excluded))
+            return control.Done()
+        case control.KillSwitchRequest(mode):
+            await tunnel.set_kill_switch(mode)
+            return control.Done()
+        case control.OfferRequest():
+            return control.OfferReply(*tunnel.offer())
+        case control.RetryRequest():
+            tunnel.retry()
+            return control.Done()
         case control.ConnectRequest(wish=wish):
             if tunnel.state is not State.BLOCKED:
                 raise UsageError(
@@ -111,8 +127,7 @@ def start_detached(wish: control.Wish) -> Status:
     process: subprocess.Popen[bytes] | None = None
     try:
         process = subprocess.Popen(
-            # -P: never import from whatever directory root happens to stand in.
-            [sys.executable, "-P", "-m", "qvpn_core.client.agent"],
+            module_command("qvpn_core.client.agent"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

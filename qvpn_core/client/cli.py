@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
@@ -21,9 +22,9 @@ import msgspec
 
 from qvpn_core.client import control, instance, profiles, sign_in
 from qvpn_core.client.planner import RouteMode, RoutePolicy
-from qvpn_core.client.profiles import Profile, TransportChoice
+from qvpn_core.client.profiles import Profile
 from qvpn_core.client.proxy import cli as proxy_cli
-from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
+from qvpn_core.client.states import FirewallPolicy, State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import NameNotResolved, QvpnError, UsageError
 from qvpn_core.helper.errors import NetworkTaken
@@ -62,16 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(arguments: argparse.Namespace) -> int:
     profile = profiles.load(arguments.profile)
-    transport: TransportChoice = arguments.transport or profile.transport
-    policy = _policy(arguments, profile)
-    kill_switch: KillSwitchMode = arguments.kill_switch or profile.kill_switch
-    wish = control.Wish(
-        profile.name,
-        policy.mode,
-        tuple(map(str, policy.destinations)),
-        profiles.excluded_words(policy),
-        kill_switch,
-        transport,
+    wish = control.Wish.of(
+        replace(
+            profile,
+            policy=_policy(arguments, profile),
+            kill_switch=arguments.kill_switch or profile.kill_switch,
+            transport=arguments.transport or profile.transport,
+        )
     )
     if _is_blocked():
         if arguments.foreground:
@@ -172,31 +170,16 @@ def _unlock(_arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from qvpn_core.client import idle  # not before: proxies run where there is no netfilter
+
     reply = control.ask(control.StatusRequest())
-    if isinstance(reply, control.StatusReply):
-        status = reply.status
-    else:
-        status = instance.last_failure() or Status()
-        held = _kill_switch_held()
-        status = msgspec.structs.replace(
-            status,
-            other_user=instance.other_user(),
-            kill_switch=held or "off",
-            firewall=FirewallPolicy.BLOCK if held else FirewallPolicy.OPEN,
-        )
+    status = reply.status if isinstance(reply, control.StatusReply) else idle.idle_status()
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
         for name, value in _words(status):
             print(f"{name:<11}{value}")
     return 0
-
-
-def _kill_switch_held() -> KillSwitchMode | None:
-    """Which kill switch holds although no tunnel is up."""
-    from qvpn_core.net import killswitch  # not before: proxies run where there is no netfilter
-
-    return killswitch.holding()
 
 
 def _words(status: Status) -> Iterator[tuple[str, str]]:
@@ -227,13 +210,35 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
         yield "dropped", f"{count} packets ({reason})"
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from qvpn_core.client import doctor, doctor_facts, report
+
+    if arguments.profile is not None:
+        profiles.load(arguments.profile)  # says what is wrong with it
+    facts = doctor_facts.gather(arguments.profile)
+    findings = doctor.examine(facts)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:<8} {finding.check:<12} {finding.words}")
+            if finding.remedy:
+                print(f"{'':<21} {finding.remedy}")
+    if arguments.report is not None:
+        path = report.write(Path(arguments.report), report.compose(findings, facts.status))
+        print(f"wrote {path}", file=sys.stderr)
+    return 1 if any(finding.verdict == "bad" for finding in findings) else 0
+
+
 def _explain(arguments: argparse.Namespace) -> int:
+    from qvpn_core.net import killswitch  # not before, as in `_status`
+
     for address in _resolve(arguments.destination):
         reply = control.ask(control.ExplainRequest(address))
         if isinstance(reply, control.ExplainReply):
             print(reply.words)
         else:
-            held = _kill_switch_held()
+            held = killswitch.holding()
             but = f", but a kill switch is ({held}): to release it, qvpn unlock" if held else ""
             print(f"{address} goes direct: no tunnel is up{but}")
     return 0
@@ -422,6 +427,16 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON document")
 
     sign_in.add_parser(commands)
+
+    doctor = commands.add_parser(
+        "doctor", help="look for what keeps a tunnel from working", allow_abbrev=False
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("profile", metavar="PROFILE", nargs="?", help="whose gateway to ask")
+    doctor.add_argument("--json", action="store_true", help="one JSON document")
+    doctor.add_argument(
+        "--report", metavar="FILE", help="write a report without names, addresses and secrets"
+    )
 
     routes_ = commands.add_parser("routes", help="what uses the tunnel")
     route_commands = routes_.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _SUFFIX = ".toml"
-_MAX_FILE = 64 << 10  # bytes; a larger one is not ours
+_MAX_FILE = 1 << 20  # bytes; a larger one is not ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,9 @@ class Profile:
     #: The CONNECT-IP URI template (RFC 9484 section 3), absolute or only its path.
     template: str = DEFAULT_TEMPLATE
     policy: RoutePolicy = ALL_ROUTES
+    #: The list that `policy` was made of, and what the names in it were; see `route_list.stored`.
+    route_lines: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
     kill_switch: KillSwitchMode = "off"
     #: Whether to use the name servers that the gateway offers.
     dns: bool = True
@@ -107,6 +110,9 @@ class _Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     mode: RouteMode = "all"
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    #: As a person wrote them, which the app shows and edits; without effect of their own.
+    lines: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
     kill_switch: KillSwitchMode = "off"
 
 
@@ -224,7 +230,7 @@ def save(profile: Profile, *, replace: bool = False) -> Path:
         check_free(profile.name)
     try:
         paths.make_private(path.parent)
-        paths.write_private(path, _toml(_to_file(profile)).encode())
+        paths.write_private(path, _toml(_sections(profile)).encode())
     except OSError as error:
         raise unwritable(error, path) from error
     return path
@@ -264,6 +270,37 @@ def remove(name: str) -> None:
         raise UsageError(f"no profile {name!r} in {path.parent}", _known_profiles()) from None
     except OSError as error:
         raise unwritable(error, path) from error
+
+
+def rename(old: str, new: str) -> Profile:
+    """Give a profile, and the device's key with it, another name.
+
+    The new one is complete before the old one goes. Raises UsageError (unknown, taken, not a name),
+    KeyUnavailable, QvpnError (disk).
+    """
+    profile = changed(load(old), name=check_name(new))
+    check_free(new)
+    if profile.key is not None:
+        key = keys.load(old, profile.key)
+        try:
+            profile = changed(profile, key=keys.store(new, key))
+        except OSError as error:
+            raise unwritable(error) from error
+    try:
+        save(profile)
+    except BaseException:
+        if profile.key is not None:
+            keys.delete(new, profile.key)
+        raise
+    remove(old)
+    return profile
+
+
+def exported(profile: Profile) -> str:
+    """The profile's file without its credential: to show, to keep, to ask somebody about."""
+    sections = _sections(profile)
+    del sections["credential"]
+    return _toml(sections)
 
 
 def names() -> list[str]:
@@ -332,6 +369,8 @@ def _checked(name: str, file: _File) -> Profile:
         trust=Trust(pins=pins, ca_file=trust.ca_file),
         template=gateway.template,
         policy=route_policy(routes.mode, routes.destinations, routes.excluded),
+        route_lines=routes.lines,
+        lookups=routes.lookups,
         kill_switch=routes.kill_switch,
         dns=file.dns.use,
         transport=gateway.transport,
@@ -353,16 +392,23 @@ def _to_file(profile: Profile) -> _File:
             mode=policy.mode,
             destinations=tuple(map(str, policy.destinations)),
             excluded=excluded_words(policy),
+            lines=profile.route_lines,
+            lookups=profile.lookups,
             kill_switch=profile.kill_switch,
         ),
         dns=_Dns(use=profile.dns),
     )
 
 
-def _toml(file: _File) -> str:
-    """The file as TOML. JSON's strings, numbers and arrays are also TOML's."""
+def _sections(profile: Profile) -> dict[str, dict[str, object]]:
+    sections: dict[str, dict[str, object]] = msgspec.to_builtins(_to_file(profile))
+    return sections
+
+
+def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    """A file as TOML. JSON's strings, numbers and arrays are also TOML's."""
     lines: list[str] = []
-    for section, values in msgspec.to_builtins(file).items():
+    for section, values in sections.items():
         lines += [f"[{section}]"]
         lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]
         lines += [""]

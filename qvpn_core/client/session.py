@@ -33,7 +33,7 @@ from qvpn_core.client.planner import (
 )
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import KillSwitchMode
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.client.uplink import Uplink
 from qvpn_core.datapath.aioquic import AioquicDatapath
@@ -75,15 +75,19 @@ class Session:
         *,
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
+        on_stage: Callable[[Stage], None],
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
         self._policy = policy
         self._attachment = attachment
         self._kill_switch_mode = kill_switch
+        #: Whether there is a helper that holds to the kill switch.
+        self._prepared = False
         self._survey = Survey()
         self._mover = mover
         self._on_up = on_up
+        self._on_stage = on_stage
         self._link: Link | None = None
         #: Replaced, and closed soon.
         self._former: Link | None = None
@@ -101,6 +105,8 @@ class Session:
         """
         await self._look_around()
         await self._attachment.prepare(self._kill_switch())
+        self._prepared = True
+        await self._hold()  # the user may have been asked for a while, and have changed it
         helper: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
         def lost(error: QvpnError) -> None:
@@ -114,7 +120,9 @@ class Session:
         try:
             link = await self._connect()
             self.profile = learn_pins(self.profile, link.tunnel.response_headers)
+            self._on_stage("addresses")
             await link.configure()
+            self._on_stage("routes")
             tun = self._tun = await self._attachment.attach(*self._plans(link))
             self._carry(link, tun)
             gc.freeze()  # what exists now stays: no collection walks it again while packets wait
@@ -126,6 +134,44 @@ class Session:
             for each in (self._former, self._link):
                 if each is not None:
                     each.close()
+
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        """Hold back by `mode` from now on; it is in force on return if the session is up.
+
+        Raises NetworkSetupFailed and HelperLost, and then changes nothing.
+        """
+        before, self._kill_switch_mode = self._kill_switch_mode, mode
+        if not self._prepared:
+            return
+        try:
+            await self._hold()
+        except QvpnError:
+            self._kill_switch_mode = before
+            raise
+
+    def set_policy(self, policy: RoutePolicy) -> None:
+        """Route by `policy` from now on; a live session follows at once, without a gap.
+
+        Raises what `plan_network` raises, and then changes nothing.
+        """
+        before, self._policy = self._policy, policy
+        if self._link is None:
+            return
+        if self._tun is not None:
+            try:
+                self._plans(self._link)
+            except QvpnError:
+                self._policy = before
+                raise
+        self._link.news.set()
+
+    def offer(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """What the gateway assigned and advertised, and the MTU; empty until it is up."""
+        if self._link is None or self._tun is None:
+            return (), (), 0
+        offer = _offer(self._link)
+        addresses, routes = tuple(map(str, offer.addresses)), tuple(map(str, offer.routes))
+        return addresses, routes, self._link.tunnel.mtu
 
     def snapshot(self) -> Status:
         """The session's part of the status; empty until it is up."""
@@ -153,6 +199,7 @@ class Session:
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,
             rx_packets=counters.rx_packets,
+            lost_packets=counters.lost_packets,
             drops=counters.dropped,
             warnings=warnings(
                 self._policy, plan, self._system(tunnel), self._attachment.kill_switch
@@ -178,10 +225,11 @@ class Session:
         async def dial() -> HttpTunnel:
             if self._link is not None:
                 self._link.close()  # of an attempt that the network's change overtook
-            self._link = await self._uplink.open()
+            self._link = await self._uplink.open(self._on_stage)
             return self._link.tunnel
 
         try:
+            self._on_stage("resolving")
             if not around.addresses:
                 around.addresses = tuple(await self._find(profile.host))
             self._uplink = Uplink(
@@ -266,7 +314,7 @@ class Session:
         while not better.done():
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await link.until(lambda: better.done() or self._plans(link) != self._attached)
+                    await link.until(lambda: better.done() or not self._settled(link))
             except TimeoutError:
                 _check_device(tun)
                 await self._look_around()
@@ -275,9 +323,7 @@ class Session:
 
     async def _apply(self, link: Link) -> None:
         """Make what is planned now so, where it is not."""
-        # A LAN that is left is blocked before its routes go.
-        if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
-            await self._attachment.set_kill_switch(kill_switch)
+        await self._hold()  # a LAN that is left is blocked before its routes go
         plan, dns = self._plans(link)
         if (plan, dns) == self._attached:
             return
@@ -285,6 +331,11 @@ class Session:
         assert link.datapath is not None
         link.datapath.set_addresses(self._own_addresses())
         log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+
+    async def _hold(self) -> None:
+        """Have the kill switch in force that is wanted now, or none."""
+        if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
+            await self._attachment.set_kill_switch(kill_switch)
 
     async def _switch(self, link: Link, tun: Tun) -> None:
         """Go on over another link, under the same TUN and addresses."""
@@ -326,19 +377,19 @@ class Session:
         always = self._kill_switch_mode == "always"
         return plan_kill_switch(self._policy, self._system(), always=always)
 
+    def _settled(self, link: Link) -> bool:
+        """Whether what is planned now is so."""
+        held = self._kill_switch() == self._attachment.kill_switch
+        return held and self._plans(link) == self._attached
+
     @property
     def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:
         return self._attachment.plan, self._attachment.dns_plan
 
     def _plans(self, link: Link) -> tuple[NetworkPlan, DnsPlan | None]:
         """What the network and the names should be now."""
-        state = link.connect_ip
-        offer = GatewayOffer(
-            addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
-            routes=ranges_to_prefixes(state.peer_routes),
-        )
-        plan = plan_network(self._policy, offer, self._system(link.tunnel), link.tunnel.mtu)
-        choice = choose_dns(state.dns, self._policy, plan, wanted=self.profile.dns)
+        plan = plan_network(self._policy, _offer(link), self._system(link.tunnel), link.tunnel.mtu)
+        choice = choose_dns(link.connect_ip.dns, self._policy, plan, wanted=self.profile.dns)
         self._names = choice.reason
         return plan, choice.plan
 
@@ -346,6 +397,14 @@ class Session:
         plan = self._attachment.plan
         assert plan is not None
         return [address.ip.packed for address in plan.addresses]
+
+
+def _offer(link: Link) -> GatewayOffer:
+    state = link.connect_ip
+    return GatewayOffer(
+        addresses=tuple(ip_interface(entry.prefix) for entry in state.local_addresses),
+        routes=ranges_to_prefixes(state.peer_routes),
+    )
 
 
 def _check_device(tun: Tun) -> None:
@@ -364,6 +423,7 @@ def _sum(past: TunnelCounters, now: TunnelCounters, drops: dict[str, int]) -> Tu
         past.tx_bytes + now.tx_bytes,
         past.rx_packets + now.rx_packets,
         past.rx_bytes + now.rx_bytes,
+        past.lost_packets + now.lost_packets,
         dict(past.dropped),
     )
     for dropped in (now.dropped, drops):

@@ -5,16 +5,24 @@ A value that programs read: fields may be added, these stay. It holds no secrets
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from qvpn_core.client.planner import RouteMode
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
+
+#: What an attempt to connect is at, in this order.
+Stage = Literal["resolving", "handshake", "authenticating", "addresses", "routes"]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The tunnel at one moment. Everything below `profile` is null or empty without a session."""
 
     state: State = State.DISCONNECTED
+    #: While an attempt to connect runs, what it is at.
+    stage: Stage | None = None
     profile: str | None = None
     transport: TransportName | None = None
     datapath: str | None = None
@@ -26,6 +34,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     #: Prefixes that go into the tunnel.
     routes: tuple[str, ...] = ()
+    #: The route policy in force, while a tunnel is wanted: `destinations` belong to mode "only",
+    #: `excluded` to any.
+    mode: RouteMode | None = None
+    destinations: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     #: Name servers that the gateway assigned.
     dns: tuple[str, ...] = ()
     #: Who is asked for which names, and why, in words.
@@ -37,6 +50,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     rx_bytes: int = 0
     tx_packets: int = 0
     rx_packets: int = 0
+    #: Of the packets sent, those that the transport declared lost.
+    lost_packets: int = 0
     #: Packets dropped in this session, by reason.
     drops: dict[str, int] = {}
     #: When this state began (RFC 3339, UTC); null when nothing ever ran.
@@ -44,6 +59,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
     reason: str | None = None
     error: str | None = None
+    #: What to open in a browser to sign in to this network, while it lets nobody out before that.
+    portal: str | None = None
     #: What the user chose, and what is in force.
     kill_switch: KillSwitchMode = "off"
     firewall: FirewallPolicy = FirewallPolicy.OPEN

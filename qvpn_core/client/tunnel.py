@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,10 +22,10 @@ from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.explain import Explanation
 from qvpn_core.client.moving import LeftBehind, Mover, Surroundings
 from qvpn_core.client.planner import RoutePolicy
-from qvpn_core.client.profiles import Profile
+from qvpn_core.client.profiles import Profile, excluded_words
 from qvpn_core.client.session import Session
 from qvpn_core.client.states import Action, Event, KillSwitchMode, Machine, State, Transition
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.errors import CaptivePortal, QvpnError, UsageError
 from qvpn_core.net.plan import IPAddress
 from qvpn_core.net.watch import Way
@@ -35,6 +36,9 @@ log = logging.getLogger("qvpn.tunnel")
 PORTAL_RETRY = 5.0
 
 _OVER = frozenset({State.DISCONNECTED, State.FAILED})
+_WANTED = frozenset({State.CONNECTING, State.CONNECTED, State.RECONNECTING})
+#: Seconds between two looks of `watch` at counters and round trips.
+WATCH_INTERVAL = 1.0
 
 
 class InternalError(QvpnError):
@@ -79,6 +83,9 @@ class Tunnel:
         self._ways: tuple[Way | None, ...] = ()
         self._actions: asyncio.Queue[Action] = asyncio.Queue(maxsize=16)
         self._listeners: list[Callable[[Change], None]] = []
+        self._watchers: list[asyncio.Event] = []
+        self._over = False
+        self._stage: Stage | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._mover: Mover | None = None
@@ -110,7 +117,11 @@ class Tunnel:
             try:
                 await self._close()
             finally:
-                await self._attachment.close()
+                try:
+                    await self._attachment.close()
+                finally:
+                    self._over = True
+                    self._tell()
         if self.state is State.FAILED:
             assert self.error is not None
             raise self.error
@@ -137,6 +148,13 @@ class Tunnel:
         """End the tunnel; `run` returns when nothing of it is left. Idempotent."""
         self._feed(Event.DISCONNECT)
 
+    def retry(self) -> None:
+        """The user does not want to wait: a pause ends, a tunnel given up starts afresh."""
+        if self.state is State.BLOCKED:
+            self._feed(Event.CONNECT)
+        elif self.state is State.RECONNECTING:
+            self._feed(Event.NETWORK_UP)
+
     def network_up(self) -> None:
         """A network came up: a pause between two attempts ends now."""
         self._feed(Event.NETWORK_UP)
@@ -155,12 +173,63 @@ class Tunnel:
         await self._attachment.sign_in(seconds)
         return self.error.url
 
+    def set_policy(self, policy: RoutePolicy) -> None:
+        """Route by `policy` from now on; a live session follows without reconnecting.
+
+        Raises GatewayRefused when it would make too many routes, and then changes nothing.
+        """
+        if self._session is not None:
+            self._session.set_policy(policy)
+        self.policy = policy
+        self._tell()
+
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        """Hold back by `mode` from now on: a live session at once, an attempt as its first step.
+
+        A pause between two attempts ends. Raises UsageError when no tunnel is wanted, and what
+        `Session.set_kill_switch` raises; then nothing is changed.
+        """
+        if self.state not in _WANTED:
+            raise UsageError(f"the tunnel is {self.state}", "change the profile for the next one")
+        before, self.kill_switch = self.kill_switch, mode
+        try:
+            if self._session is not None:
+                await self._session.set_kill_switch(mode)
+        except QvpnError:
+            self.kill_switch = before
+            raise
+        self._see_kill_switch()
+        if self._session is None and self.state is State.RECONNECTING:
+            self._feed(Event.NETWORK_UP)
+        self._tell()
+
+    async def watch(self) -> AsyncGenerator[Status, None]:
+        """The status now, after every change and every second, until `run` is over."""
+        news = asyncio.Event()
+        self._watchers.append(news)
+        try:
+            while True:
+                news.clear()
+                over = self._over
+                yield self.status()
+                if over:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_INTERVAL):
+                        await news.wait()
+        finally:
+            self._watchers.remove(news)
+
     def status(self) -> Status:
         """A snapshot for people and programs."""
         error = self.error or (self._mover.trouble if self._mover else None)
         return msgspec.structs.replace(
             self._session.snapshot() if self._session else Status(),
             state=self.state,
+            stage=self._stage,
+            mode=self.policy.mode,
+            destinations=tuple(map(str, self.policy.destinations)),
+            excluded=excluded_words(self.policy),
             kill_switch=self.kill_switch,
             firewall=self._machine.firewall,
             profile=self.profile.name,
@@ -168,6 +237,7 @@ class Tunnel:
             since=self.since.isoformat(timespec="seconds"),
             reason=error.reason if error else None,
             error=str(error) if error else None,
+            portal=error.url if isinstance(error, CaptivePortal) else None,
         )
 
     @property
@@ -176,15 +246,18 @@ class Tunnel:
         plan = self._attachment.plan
         return () if plan is None else tuple(str(address.ip) for address in plan.addresses)
 
+    def offer(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """What the gateway assigned and advertised, and the MTU; empty without a session."""
+        session = self._session
+        return ((), (), 0) if session is None else session.offer()
+
     def explain(self, destination: IPAddress) -> Explanation:
         """Which way packets to `destination` go."""
         return self._attachment.explain(destination)
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()
-        # One that could not be put in force blocks nothing, and giving up then is a failure.
-        held = self._attachment.kill_switch is not None
-        self._machine.kill_switch = self.kill_switch if held else "off"
+        self._see_kill_switch()
         transition = self._machine.handle(event, now)
         if error is not None or transition.after is State.CONNECTED:
             self.error = error
@@ -197,6 +270,24 @@ class Tunnel:
         self._set_timer()
         for listener in tuple(self._listeners):
             listener(Change(transition, error))
+        self._tell()
+
+    def _see_kill_switch(self) -> None:
+        # One that could not be put in force blocks nothing, and giving up then is a failure.
+        held = self._attachment.kill_switch is not None
+        self._machine.kill_switch = self.kill_switch if held else "off"
+
+    def _staged(self, stage: Stage | None) -> None:
+        self._stage = stage
+        self._tell()
+
+    def _tell(self) -> None:
+        for news in self._watchers:
+            news.set()
+
+    def _up(self) -> None:
+        self._staged(None)
+        self._feed(Event.SESSION_UP)
 
     def _set_timer(self) -> None:
         self._cancel_timer()
@@ -228,7 +319,8 @@ class Tunnel:
             self._attachment,
             mover,
             kill_switch=self.kill_switch,
-            on_up=lambda: self._feed(Event.SESSION_UP),
+            on_up=self._up,
+            on_stage=self._staged,
         )
         try:
             await session.run()
@@ -240,7 +332,7 @@ class Tunnel:
         finally:
             mover.close()
             self.profile = session.profile
-            self._attempt = self._session = self._mover = None
+            self._attempt = self._session = self._mover = self._stage = None
         self._ways = self._surroundings.ways()
         self._feed(Event.SESSION_LOST if ended.transient else Event.SESSION_REJECTED, ended)
         if isinstance(ended, LeftBehind) and self.state is State.RECONNECTING:

@@ -15,10 +15,10 @@ from qvpn_core.client.link import Link
 from qvpn_core.client.networks import Networks
 from qvpn_core.client.preference import TRY_SECONDS, Preference, Recovered
 from qvpn_core.client.profiles import TRANSPORTS, TransportChoice
-from qvpn_core.transport.dial import Endpoint, RequestMaker
+from qvpn_core.transport.dial import Endpoint, RequestMaker, StageHandler
 from qvpn_core.transport.interface import TransportName
 from qvpn_core.transport.race import HEAD_START, schedule
-from qvpn_core.transport.reach import Connection, Target, reach
+from qvpn_core.transport.reach import Connection, Target, in_order, reach
 
 
 class Uplink:
@@ -46,12 +46,18 @@ class Uplink:
         """Every address and port that is talked to."""
         return [(each.address[0], each.address[1]) for each in self._endpoints]
 
-    async def open(self) -> Link:
+    async def open(self, on_stage: StageHandler) -> Link:
         """The first link, not configured yet. Raises as `reach.connect`."""
+        tell = in_order(on_stage)
         both = len(self._transports) > 1
         blocked = both and await asyncio.to_thread(self._networks.udp_was_blocked)
         entries = schedule(self._endpoints, self._transports, 0.0 if blocked else HEAD_START)
-        link = await reach(self._target, entries, self._ask)
+        link = await reach(
+            self._target,
+            entries,
+            lambda connection: self._ask(connection, on_stage=tell),
+            on_stage=tell,
+        )
         if both:
             await self._remember(link)
         return link
@@ -72,7 +78,7 @@ class Uplink:
             if not wanted():
                 raise Recovered
             self.moving = True
-            return await self._ask(connection, link)
+            return await self._ask(connection, before=link)
 
         entries = schedule(self._endpoints, (transport,), 0.0)
         try:
@@ -86,9 +92,15 @@ class Uplink:
             self.moving = False
         return new
 
-    async def _ask(self, connection: Connection, before: Link | None = None) -> Link:
+    async def _ask(
+        self,
+        connection: Connection,
+        *,
+        before: Link | None = None,
+        on_stage: StageHandler = lambda stage: None,
+    ) -> Link:
         link = Link(before.datapath if before is not None else None)
-        link.tunnel = await connection.open(self._request, link)
+        link.tunnel = await connection.open(self._request, link, on_stage)
         return link
 
     async def _remember(self, link: Link) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from qvpn_core.helper.errors import (
     PolkitMissing,
 )
 from qvpn_core.net.nft import SYSTEM_PATH
+from qvpn_core.program import module_command
 
 #: Where an installation puts the helper: what polkit's actions name.
 INSTALLED: Final = (
@@ -97,8 +97,7 @@ def command(word: str) -> tuple[list[str], dict[str, str]]:
     if os.geteuid() == 0:
         root = str(Path(__file__).resolve().parents[2])
         environment = {"PATH": SYSTEM_PATH, "PYTHONPATH": root, "LC_ALL": "C.UTF-8"}
-        # -P: never import from whatever directory root happens to stand in.
-        return [sys.executable, "-P", "-m", "qvpn_core.helper", word], environment
+        return module_command("qvpn_core.helper", word), environment
     helper = next((path for path in INSTALLED if os.access(path, os.X_OK)), None)
     if helper is None:
         raise HelperMissing("the helper of qvpn is not installed", "install qvpn's package")

@@ -32,7 +32,8 @@ from qvpn_core.net.plan import KillSwitch
 
 #: Where ``always`` is kept over a reboot: readable by root only, as it names the user's networks.
 STORE: Final = Path("/var/lib/qvpn/kill-switch.json")
-_MARKERS: Final = Path("/run/qvpn")
+#: Where a note lies that any user may read, while a kill switch holds.
+MARKERS: Final = Path("/run/qvpn")
 #: Bytes; thousands of prefixes fit. A larger file is not ours.
 _MAX_STORE: Final = 1 << 20
 
@@ -109,7 +110,7 @@ def _mark(holding: Holding | None) -> None:
 
 def _marker() -> Path:
     """A note for those who may not look into nftables. Gone after a reboot, as the table is."""
-    return _MARKERS / f"net-{os.stat('/proc/thread-self/ns/net').st_ino}.kill-switch"
+    return MARKERS / f"net-{os.stat('/proc/thread-self/ns/net').st_ino}.kill-switch"
 
 
 # -- over a reboot

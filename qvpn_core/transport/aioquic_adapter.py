@@ -105,6 +105,13 @@ _CONNECTED = QuicConnectionState.CONNECTED
 ProbeHandler = Callable[[int, bool], None]
 
 
+#: Seconds that a timer may be late on a busy machine; later than that, this process was stopped or
+#: the machine slept.
+STOOD_STILL = 1.0
+#: The estimate of the round trip (RFC 9002 section 5).
+_RTT = ("_rtt_latest", "_rtt_min", "_rtt_smoothed", "_rtt_variance")
+
+
 class OneRttKeys(CryptoPair):
     """1-RTT keys that for a while still open packets of the previous key phase.
 
@@ -178,6 +185,8 @@ class TunnelConnection(StreamConnection):
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
         self._large_lost_in_a_row = 0
+        #: The first packet number since this process last stood still.
+        self._awake_since = 0
         self._exporter: Exporter | None = None
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
@@ -622,10 +631,35 @@ class TunnelConnection(StreamConnection):
             self._unanswered_since = now
         return sent
 
+    # Time
+
+    def handle_timer(self, now: float) -> None:
+        """Handle the timer, and notice when it was due long ago: this process stood still."""
+        due = self.get_timer()
+        if due is not None and now - due > STOOD_STILL:
+            self._awake_since = self._packet_number
+        super().handle_timer(now)
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        loss, space = self._loss, self._spaces[context.epoch]
+        if space.largest_acked_packet >= self._awake_since:
+            super()._handle_ack_frame(context, frame_type, buf)
+            return
+        before = {name: getattr(loss, name) for name in _RTT}
+        super()._handle_ack_frame(context, frame_type, buf)
+        if space.largest_acked_packet < self._awake_since:
+            # Sent before we stood still: that time is in the sample, and not the network's.
+            for name, value in before.items():
+                setattr(loss, name, value)
+
     # Receiving
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
         """Handle UDP payloads from one address: the short way where it applies, else aioquic's."""
+        if now - self.last_received > STOOD_STILL:
+            due = self.get_timer()
+            if due is not None and now - due > STOOD_STILL:
+                self.handle_timer(now)  # what was due before these were read
         if self._handshake_confirmed:
             keys = self._cryptos[_ONE_RTT]
             assert isinstance(keys, OneRttKeys)

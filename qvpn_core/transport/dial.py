@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import NetworkAddress
@@ -56,8 +56,10 @@ from qvpn_core.transport.udp import UdpPath, address_text, connected_udp
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
 SocketFactory = Callable[[int, int], Awaitable[socket.socket]]
-#: Told the stages of connecting: ``resolving``, ``handshake``, ``authenticating``.
-StageHandler = Callable[[str], None]
+#: What connecting is at, in this order; several connections that race are at the first of theirs.
+ConnectStage = Literal["resolving", "handshake", "authenticating"]
+#: Told each stage when it begins.
+StageHandler = Callable[[ConnectStage], None]
 #: Makes a request once the connection is there whose exporter its credential is made from.
 RequestMaker = Callable[[Exporter], Request]
 

@@ -412,6 +412,7 @@ class Http3Connection:
                 queue.taken(batch.payloads)
                 tunnel.counters.tx_packets += batch.payloads
                 tunnel.counters.tx_bytes += batch.payload_bytes
+                tunnel.counters.lost_packets = self.quic.packets_lost
                 self._send_batch(batch.packets, self.quic.get_peer_address(), now)
         self._arm_timer(now)
 

@@ -46,6 +46,9 @@ class TunnelCounters:
     tx_bytes: int = 0
     rx_packets: int = 0
     rx_bytes: int = 0
+    #: Of the packets sent, those that the transport declared lost; a transport that repeats what
+    #: is lost has none.
+    lost_packets: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str, count: int = 1) -> None:

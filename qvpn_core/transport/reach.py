@@ -24,6 +24,7 @@ from qvpn_core.errors import (
 )
 from qvpn_core.transport import dial, settings, tls_dial
 from qvpn_core.transport.dial import (
+    ConnectStage,
     Endpoint,
     RequestMaker,
     SocketFactory,
@@ -238,11 +239,11 @@ def _verdict(entries: Sequence[Entry], failures: dict[int, QvpnError]) -> QvpnEr
     return narrow or ordered[0]
 
 
-def _in_order(on_stage: StageHandler) -> StageHandler:
+def in_order(on_stage: StageHandler) -> StageHandler:
     """Each stage is told once, however many connections come to it."""
-    told: set[str] = set()
+    told: set[ConnectStage] = set()
 
-    def tell(stage: str) -> None:
+    def tell(stage: ConnectStage) -> None:
         if stage not in told:
             told.add(stage)
             on_stage(stage)
@@ -284,7 +285,7 @@ async def connect(
     GatewayRefused, PathTooNarrow, UsageError, and TunnelLost when it ended at once. The handler's
     `closed` is called only for a tunnel that was returned.
     """
-    tell = _in_order(on_stage)
+    tell = in_order(on_stage)
     tell("resolving")
     endpoints = await endpoints_of(host, port, addresses)
     return await reach(

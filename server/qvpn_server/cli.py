@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
     try:
         options = _parser().parse_args(arguments)
-        status: int = options.command(StateDir(options.state.absolute()), options)
+        state = StateDir(options.state.absolute())
+        if options.command is not commands.run:
+            state.act_as_owner()
+        status: int = options.command(state, options)
         sys.stdout.flush()
     except QvpnError as error:
         print(f"qvpn-server: {error}", file=sys.stderr)

@@ -86,6 +86,7 @@ def init(state: StateDir, options: argparse.Namespace) -> int:
 
 def run(state: StateDir, _options: argparse.Namespace) -> int:
     """Serve in the foreground."""
+    state.refuse_root()
     from qvpn_server import service
 
     service.run(state)

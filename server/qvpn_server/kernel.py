@@ -18,6 +18,7 @@ import msgspec
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing, QvpnError
 from qvpn_core.net import nft
 from qvpn_core.net.worker import in_thread
+from qvpn_core.program import module_command
 from qvpn_server.pool import Pool, overlap
 
 #: Seconds for the process to start and to do its work, on a busy machine.
@@ -52,7 +53,7 @@ async def set_up(index: int, pools: Sequence[Pool]) -> None:
 def _in_process(request: _SetUp) -> None:
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", __name__],
+            module_command("qvpn_server.kernel"),  # when it runs itself, it has another name
             input=msgspec.json.encode(request),
             capture_output=True,
             cwd="/",

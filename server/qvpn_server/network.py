@@ -6,14 +6,13 @@ process); the next start replaces the one and still knows what to restore of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from qvpn_core.errors import NetworkSetupFailed, PermissionMissing
-from qvpn_core.net import sysctl
+from qvpn_core.net import capability, sysctl
 from qvpn_core.net.firewall import NatPool, install_gateway, remove_gateway
 from qvpn_core.net.forwarding import Forwarding
 from qvpn_core.net.names import GATEWAY_TUN
@@ -35,8 +34,10 @@ async def gateway_network(config: GatewayConfig, saved: Path) -> AsyncIterator[T
     `saved` is the file that remembers the forwarding switches. Raises PermissionMissing,
     TunUnavailable (also when another gateway runs in this network namespace), NetworkSetupFailed.
     """
-    if os.geteuid() != 0:
-        raise PermissionMissing("a gateway needs root", "run it with sudo")
+    if not capability.held(capability.NET_ADMIN):
+        raise PermissionMissing(
+            "a gateway needs root", "run it with sudo, or give it CAP_NET_ADMIN"
+        )
     async with AsyncExitStack() as stack:
         tun = stack.enter_context(Tun.open(GATEWAY_TUN, TUN_MTU))
         await in_thread(_prepare, tun.name, config.pools)

@@ -1,7 +1,8 @@
-"""sd_notify(3) without libsystemd: one datagram to the socket that systemd names, if it does."""
+"""sd_notify(3) without libsystemd: datagrams to the socket that systemd names, if it does."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
@@ -19,3 +20,22 @@ def notify(state: str) -> None:
             )
         except OSError:
             pass  # a manager that went away must not stop the gateway
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life, half of what sd_watchdog_enabled(3) allows; None without.
+
+    None also for a value that is no number of microseconds, and when another process is meant.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    return int(limit) / 2e6 if limit.isdecimal() and int(limit) > 0 else None
+
+
+async def keep_alive() -> None:
+    """Tell the service manager for ever that the event loop turns. Ends at once unwatched."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from qvpn_core.errors import QvpnError
 from qvpn_server.config import GatewayConfig, load_config
 from qvpn_server.gateway import running_gateway
-from qvpn_server.notify import notify
+from qvpn_server.notify import keep_alive, notify
 from qvpn_server.statedir import StateDir
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,11 @@ async def _serve(state: StateDir, config: GatewayConfig) -> None:
         loop.add_signal_handler(signal.SIGHUP, reload)
         print(f"qvpn-server: listening on {', '.join(gateway.listening)}", flush=True)
         notify("READY=1")
+        alive = asyncio.create_task(keep_alive())
         try:
             await stopped
         finally:
+            alive.cancel()
             notify("STOPPING=1")
 
 

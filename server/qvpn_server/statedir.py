@@ -87,6 +87,42 @@ class StateDir:
                     self.path.rmdir()
             raise _unwritable(self.path, error) from None
 
+    def act_as_owner(self) -> None:
+        """Become, for good, the user who owns the directory, when root works on another's.
+
+        Whatever a command of root makes there, the gateway's own user can use. Raises
+        PermissionMissing, never leaves this process half one and half the other.
+        """
+        if os.geteuid() != 0:
+            return
+        try:
+            status = self.path.stat()
+        except OSError:
+            return  # not made yet: it will be root's
+        if status.st_uid == 0:
+            return
+        try:
+            os.setgroups([])
+            os.setgid(status.st_gid)
+            os.setuid(status.st_uid)
+        except OSError as error:
+            raise PermissionMissing(
+                f"cannot become the owner of {self.path} ({error.strerror})",
+                "run this as that user",
+            ) from error
+
+    def refuse_root(self) -> None:
+        """Raise UsageError when root is about to run the gateway of another user.
+
+        The registry's files would become root's, and that user's gateway could not start again.
+        """
+        with suppress(OSError):
+            if os.geteuid() == 0 and (uid := self.path.stat().st_uid) != 0:
+                raise UsageError(
+                    f"{self.path} belongs to user {uid}",
+                    "run the gateway as that user: systemctl start qvpn-server",
+                )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory for one running gateway. Raises UsageError if another one has it."""

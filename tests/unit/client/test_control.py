@@ -6,14 +6,15 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from qvpn_core.client import control, instance
+from qvpn_core.client import control, instance, remote
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.errors import QvpnError, UsageError
@@ -27,7 +28,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def answer(request: control.Request) -> control.Reply:
+async def answer(request: control.Question) -> control.Reply:
     match request:
         case control.StatusRequest():
             return control.StatusReply(STATUS)
@@ -35,11 +36,19 @@ async def answer(request: control.Request) -> control.Reply:
             raise UsageError("cannot", "try otherwise")
         case control.ExplainRequest(destination):
             return control.ExplainReply("tunnel", "0.0.0.0/0", f"{destination} uses the tunnel")
+        case control.RoutesRequest() | control.RetryRequest() | control.KillSwitchRequest("on"):
+            return control.Done()
+
+
+async def watch() -> AsyncGenerator[Status, None]:
+    """A tunnel with more routes than a line of `ask` holds, which then is over."""
+    yield replace(STATUS, routes=tuple(f"2001:db8:{number:x}::/48" for number in range(4096)))
+    yield replace(STATUS, state=State.DISCONNECTED)
 
 
 def with_server(client: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with control.serve(answer):
+        async with control.serve(answer, watch):
             await asyncio.wait_for(client(), 10)
 
     asyncio.run(main())
@@ -53,6 +62,43 @@ def test_every_request_has_its_reply() -> None:
         reply = await asyncio.to_thread(control.ask, control.ExplainRequest("192.0.2.1"))
         assert isinstance(reply, control.ExplainReply)
         assert reply.words == "192.0.2.1 uses the tunnel"
+
+    with_server(client)
+
+
+def test_a_subscriber_hears_every_status_and_the_end() -> None:
+    async def client() -> None:
+        heard = [status async for status in remote.follow()]
+        assert [status.state for status in heard] == [State.CONNECTED, State.DISCONNECTED]
+        assert len(heard[0].routes) == 4096
+
+    with_server(client)
+
+
+def test_a_subscriber_that_leaves_is_forgotten() -> None:
+    async def client() -> None:
+        for _ in range(40):  # more than may be connected at once
+            async with aclosing(remote.follow()) as statuses:
+                assert await anext(statuses)
+
+    with_server(client)
+
+
+def test_without_an_agent_there_is_nothing_to_follow_and_nobody_to_ask() -> None:
+    async def main() -> None:
+        assert [status async for status in remote.follow()] == []
+        assert await remote.ask(control.StatusRequest()) is None
+
+    asyncio.run(main())
+
+
+def test_from_a_loop_one_asks_the_same() -> None:
+    async def client() -> None:
+        assert await remote.ask(control.StatusRequest()) == control.StatusReply(STATUS)
+        assert await remote.ask(control.RoutesRequest("all")) == control.Done()
+        assert await remote.ask(control.KillSwitchRequest("on")) == control.Done()
+        with pytest.raises(control.RefusedByAgent, match=r"^cannot: try otherwise$"):
+            await remote.ask(control.DownRequest())
 
     with_server(client)
 

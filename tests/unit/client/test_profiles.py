@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qvpn_core.client import profiles
+from qvpn_core.auth.device_key import DeviceKey
+from qvpn_core.client import keys, profiles
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile, make_profile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
@@ -237,3 +238,37 @@ def test_the_request_names_the_gateway_unless_the_template_is_absolute() -> None
     assert make_profile("x", "host", TOKEN).resource[0] == "host"
     absolute = make_profile("x", "host", TOKEN, template="https://proxy.example:443/ip")
     assert absolute.resource == ("proxy.example:443", "/ip")
+
+
+def test_the_kill_switch_is_kept() -> None:
+    profiles.save(home(kill_switch="always"))
+    assert profiles.load("home").kill_switch == "always"
+
+
+def test_a_profile_moves_to_another_name_with_its_key(config: Path) -> None:
+    key = DeviceKey.generate()
+    place = keys.store("home", key)
+    profiles.save(home(token=None, key=place, device="laptop"))
+    moved = profiles.rename("home", "work")
+    assert profiles.names() == ["work"]
+    assert profiles.load("work") == moved
+    assert keys.load("work", place).to_pem() == key.to_pem()
+    assert sorted(file.name for file in config.iterdir()) == ["work.key", "work.toml"]
+
+
+def test_a_profile_does_not_move_over_another_one(config: Path) -> None:
+    profiles.save(home())
+    profiles.save(home(name="work"))
+    with pytest.raises(UsageError, match="exists"):
+        profiles.rename("home", "work")
+    with pytest.raises(UsageError, match="cannot name a profile"):
+        profiles.rename("home", "../work")
+    assert profiles.names() == ["home", "work"]
+
+
+def test_an_exported_profile_has_no_secret() -> None:
+    text = profiles.exported(home())
+    assert "vpn.example.org" in text
+    assert PIN in text
+    assert TOKEN not in text
+    assert "credential" not in text

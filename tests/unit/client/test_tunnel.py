@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ from qvpn_core.client.moving import LeftBehind, Mover
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile, make_profile
 from qvpn_core.client.states import Event, FirewallPolicy, KillSwitchMode, State
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.tunnel import InternalError, Tunnel
 from qvpn_core.errors import (
     AuthenticationFailed,
     CaptivePortal,
+    GatewayRefused,
     GatewayUnreachable,
+    NetworkSetupFailed,
     NoNetwork,
     TunnelLost,
     UsageError,
@@ -54,22 +57,34 @@ class Script:
     def session(
         self,
         profile: Profile,
-        _policy: RoutePolicy,
+        policy: RoutePolicy,
         attachment: Attachment,
         mover: Mover,
         *,
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
+        on_stage: Callable[[Stage], None],
     ) -> ScriptedSession:
         self.mover = mover
         if self.can_block and kill_switch != "off":
             attachment.kill_switch = KillSwitch()
-        return ScriptedSession(self, profile, on_up)
+        return ScriptedSession(self, profile, policy, attachment, on_up, on_stage)
 
 
 class ScriptedSession:
-    def __init__(self, script: Script, profile: Profile, on_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        script: Script,
+        profile: Profile,
+        policy: RoutePolicy,
+        attachment: Attachment,
+        on_up: Callable[[], None],
+        on_stage: Callable[[Stage], None],
+    ) -> None:
         self.script = script
+        self.policy = policy
+        self.attachment = attachment
+        self.on_stage = on_stage
         #: Changed by what the session learns, here that there was one more.
         self.profile = replace(profile, port=profile.port + 1)
         self.on_up = on_up
@@ -81,6 +96,7 @@ class ScriptedSession:
         script.started += 1
         try:
             for step in script.sessions.pop(0):
+                self.on_stage("handshake")
                 await asyncio.sleep(0)
                 if isinstance(step, Exception):
                     raise step
@@ -91,6 +107,16 @@ class ScriptedSession:
             raise
         finally:
             script.running -= 1
+
+    def set_policy(self, policy: RoutePolicy) -> None:
+        if policy.mode == "only":
+            raise GatewayRefused("too many routes")
+        self.policy = policy
+
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        if mode == "always":
+            raise NetworkSetupFailed("the kill switch cannot be written", "is the disk full?")
+        self.attachment.kill_switch = KillSwitch() if mode == "on" else None
 
     def snapshot(self) -> Status:
         return Status(transport="quic")
@@ -157,6 +183,115 @@ def test_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
     play(monkeypatch, script, story)
     assert script.ended_by_cancellation == 1
+
+
+def test_whoever_watches_sees_every_stage_every_state_and_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = Script((True,))
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        seen = []
+        async for status in tunnel.watch():
+            seen.append((status.state, status.stage))
+            if status.state is State.CONNECTED:
+                tunnel.disconnect()
+        await run
+        assert (State.CONNECTING, "handshake") in seen
+        assert all(stage is None for state, stage in seen if state is not State.CONNECTING)
+        assert list(dict.fromkeys(state for state, _ in seen[1:])) == [
+            State.CONNECTING,
+            State.CONNECTED,
+            State.DISCONNECTING,
+            State.DISCONNECTED,
+        ]
+
+    play(monkeypatch, script, story)
+
+
+def test_a_tunnel_that_fails_says_so_to_those_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        last = [status async for status in tunnel.watch()][-1]
+        assert (last.state, last.reason, last.stage) == (State.FAILED, LOST.reason, None)
+        with pytest.raises(TunnelLost):
+            await run
+
+    play(monkeypatch, Script((LOST,)), story)
+
+
+def test_a_new_route_policy_is_in_force_at_once_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        tunnel.set_policy(RoutePolicy("all-except", (), (ip_network("192.0.2.0/24"),)))
+        assert tunnel.status().excluded == ("192.0.2.0/24",)
+        with pytest.raises(GatewayRefused):
+            tunnel.set_policy(RoutePolicy("only", (ip_network("192.0.2.0/24"),)))
+        assert tunnel.status().mode == "all-except"
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True,)), story)
+
+
+def test_the_kill_switch_of_a_live_session_is_changed_at_once_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        def held() -> tuple[str, str]:
+            return tunnel.status().kill_switch, tunnel.status().firewall
+
+        with pytest.raises(UsageError, match="disconnected"):
+            await tunnel.set_kill_switch("on")
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        await tunnel.set_kill_switch("on")
+        assert held() == ("on", FirewallPolicy.BLOCK)
+        with pytest.raises(NetworkSetupFailed):
+            await tunnel.set_kill_switch("always")
+        assert held() == ("on", FirewallPolicy.BLOCK)
+        await tunnel.set_kill_switch("off")
+        assert held() == ("off", FirewallPolicy.OPEN)
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True,)), story)
+
+
+def test_in_a_pause_a_new_kill_switch_is_what_the_next_attempt_begins_with_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: State.RECONNECTING in watch.states)
+        await tunnel.set_kill_switch("on")
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        assert tunnel.status().firewall is FirewallPolicy.BLOCK
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LOST), (REJECTED,)), story, random=0.0)
+
+
+def test_who_does_not_want_to_wait_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script((True, LOST), (True,))
+
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: State.RECONNECTING in watch.states)
+        tunnel.retry()
+        assert script.started == 1  # a task does it
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        tunnel.retry()  # nothing to do
+        tunnel.disconnect()
+        await run
+        assert script.started == 2
+
+    play(monkeypatch, script, story)
 
 
 @pytest.mark.parametrize("error", [UNREACHABLE, REJECTED])
@@ -352,6 +487,7 @@ def test_behind_a_portal_it_is_tried_every_few_seconds(monkeypatch: pytest.Monke
         tunnel._machine._attempt = 10  # a minute
         tunnel._feed(Event.RETRY_DUE)
         await watch.until(lambda: tunnel.status().reason == "captive-portal")
+        assert tunnel.status().portal == "http://portal.example/"
         due = tunnel._machine.retry_at
         assert due is not None
         assert due - asyncio.get_running_loop().time() <= module.PORTAL_RETRY

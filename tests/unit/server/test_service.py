@@ -182,7 +182,8 @@ def test_without_rights_there_is_one_clear_line() -> None:
         command = [sys.executable, "-c", AS_NOBODY, "run", "--state", str(state.path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    assert done.stderr == "qvpn-server: a gateway needs root: run it with sudo\n"
+    expected = "a gateway needs root: run it with sudo, or give it CAP_NET_ADMIN"
+    assert done.stderr == f"qvpn-server: {expected}\n"
 
 
 @pytest.mark.netns

@@ -22,7 +22,7 @@ from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qvpn_core.transport import aioquic_adapter, aioquic_streams
+from qvpn_core.transport import aioquic_adapter, aioquic_streams, settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from tests.unit.transport.helpers import Identity
 from tests.unit.transport.wire import ALL_SUITES, DELAY, End, Wire, connected, make_wire
@@ -988,3 +988,37 @@ def test_no_udp_payload_exceeds_the_frame_limit_that_we_announce() -> None:
     configuration = QuicConfiguration(max_datagram_frame_size=65535)
     assert configuration.max_datagram_frame_size is not None
     assert aioquic_adapter.AEAD_TAG + configuration.max_datagram_frame_size > 65507
+
+
+# A process that stood still, because it was stopped or its machine slept
+
+
+@pytest.fixture
+def late(wire: Wire) -> Wire:
+    """The server's acknowledgement is under way to the client."""
+    send(wire.client, [b"question"] * 2)
+    wire.run(lambda: len(wire.server.datagrams) == 2)
+    count = len(wire.server.packets)
+    wire.run(lambda: len(wire.server.packets) > count)
+    return wire
+
+
+@pytest.mark.parametrize("seconds", [2, settings.IDLE_TIMEOUT - 5])
+def test_time_in_which_a_process_stood_still_is_no_round_trip(late: Wire, seconds: float) -> None:
+    usual = late.client.tunnel.rtt, late.client.tunnel.probe_timeout()
+    late.now += seconds
+    late.rest(4 * DELAY)
+    assert (late.client.tunnel.rtt, late.client.tunnel.probe_timeout()) == pytest.approx(
+        usual, abs=DELAY
+    )
+    for serial in range(8):
+        send(late.client, [content(100, serial)])
+        late.rest(4 * DELAY)
+    assert late.client.tunnel.rtt == pytest.approx(2 * DELAY, rel=0.5), "samples are taken again"
+
+
+def test_an_acknowledgement_read_too_late_does_not_keep_a_connection(late: Wire) -> None:
+    """RFC 9000 section 10.1: the peer gave up meanwhile, and has forgotten us."""
+    late.now += settings.IDLE_TIMEOUT + 1
+    late.rest(4 * DELAY)
+    assert late.client.tunnel.ended

@@ -1,0 +1,1 @@
+"""Small widgets that know how to look, not what they mean."""

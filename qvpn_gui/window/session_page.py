@@ -1,0 +1,142 @@
+"""One glance: am I protected, by which gateway, since when; one button; then the details."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QVBoxLayout, QWidget
+
+from qvpn_core.client.states import State
+from qvpn_gui import theme
+from qvpn_gui.actions import Actions
+from qvpn_gui.session_model import SessionModel
+from qvpn_gui.widgets.buttons import LargeButton, RowButton
+from qvpn_gui.widgets.card import Card, Separator
+from qvpn_gui.widgets.state_icon import StateIcon
+from qvpn_gui.widgets.texts import Dim, Text, Title
+from qvpn_gui.window.details_card import DetailsCard
+from qvpn_gui.window.kill_switch_menu import KillSwitchMenu
+from qvpn_gui.window.problem_card import ProblemCard
+from qvpn_gui.window.progress_card import ProgressCard
+from qvpn_gui.window.traffic_card import TrafficCard
+from qvpn_gui.words import Words
+
+_ATTEMPTS = frozenset({State.CONNECTING, State.RECONNECTING})
+
+
+class SessionPage(QWidget):
+    """Follows the model; says what the user wants by signals and through `Actions`."""
+
+    #: The user wants to see or change which destinations use the tunnel.
+    routes = Signal()
+    #: The user wants to paste a new invite.
+    invite = Signal()
+
+    def __init__(
+        self,
+        model: SessionModel,
+        actions: Actions,
+        words: Words,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._model = model
+        self._actions = actions
+        self._words = words
+        self._icon = StateIcon(76)
+        self.title, self.meaning, self.where = Title(), Text(), Dim()
+        self.button = LargeButton()
+        self.problem = ProblemCard(model, words)
+        self.progress = ProgressCard(model, words)
+        self.traffic = TrafficCard(model, words)
+        self.details = DetailsCard(model, words)
+        self.route_row = RowButton()
+        self.kill_switch_row = RowButton()
+        self._kill_switch = KillSwitchMenu(actions, self)
+        self._choices = Card()
+        self._build()
+        self.button.clicked.connect(actions.toggle)
+        self.problem.release.connect(actions.release)
+        self.problem.retry.connect(actions.retry)
+        self.problem.sign_in.connect(actions.sign_in)
+        self.problem.invite.connect(self.invite)
+        self.route_row.clicked.connect(self.routes)
+        self.kill_switch_row.clicked.connect(self._choose_kill_switch)
+        model.changed.connect(self.refresh)
+        actions.profiles_changed.connect(self.refresh)
+        self.refresh()
+
+    def _build(self) -> None:
+        centre = Qt.AlignmentFlag.AlignHCenter
+        for text in (self.title, self.meaning, self.where):
+            text.setAlignment(centre)
+        self._choices.rows.setContentsMargins(8, 6, 8, 6)
+        self._choices.rows.setSpacing(4)
+        for row in (self.route_row, Separator(), self.kill_switch_row):
+            self._choices.rows.addWidget(row)
+        rows = QVBoxLayout(self)
+        rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
+        rows.setSpacing(theme.SPACE)
+        rows.addWidget(self._icon, alignment=centre)
+        rows.addSpacing(theme.SPACE)
+        rows.addWidget(self.title)
+        rows.addWidget(self.meaning)
+        rows.addWidget(self.where)
+        rows.addSpacing(theme.SPACE)
+        rows.addWidget(self.button, alignment=centre)
+        rows.addSpacing(theme.SPACE * 2)
+        for card in (self.problem, self.progress, self.traffic, self._choices, self.details):
+            rows.addWidget(card)
+        rows.addStretch(1)
+
+    def refresh(self) -> None:
+        """Show the latest status."""
+        model, words = self._model, self._words
+        status = model.status
+        self._icon.set_state(status.state)
+        self.title.setText(words.state(status))
+        self.meaning.setText(words.meaning(status))
+        self.where.setText(self._where())
+        self.button.setText(
+            self.tr("Please wait…") if status.state is State.DISCONNECTING
+            else self.tr("&Cancel") if status.state is State.CONNECTING
+            else self.tr("&Disconnect") if model.wanted
+            else self.tr("&Try again") if status.state in (State.FAILED, State.BLOCKED)
+            else self.tr("&Connect")
+        )  # fmt: skip
+        self.button.set_quiet(model.wanted or status.state is State.DISCONNECTING)
+        self.button.setEnabled(self._actions.profile is not None)
+        self.problem.setVisible(self.problem.needed)
+        self.progress.setVisible(status.state in _ATTEMPTS and not self.problem.needed)
+        up = status.state is State.CONNECTED
+        self.traffic.setVisible(up)
+        self.details.setVisible(up)
+        self._show_choices()
+
+    def _choose_kill_switch(self) -> None:
+        row = self.kill_switch_row
+        self._kill_switch.popup(row.mapToGlobal(row.rect().bottomLeft()))
+
+    def _where(self) -> str:
+        status = self._model.status
+        if status.state is State.CONNECTED and status.since:
+            return f"{status.gateway}, {self._words.since(status.since)}"
+        if status.gateway and status.state is not State.DISCONNECTED:
+            return status.gateway
+        profile = self._actions.stored_profile()
+        return profile.gateway if profile is not None else ""
+
+    def _show_choices(self) -> None:
+        status = self._model.status
+        if status.mode is not None:
+            mode, only, besides = status.mode, len(status.destinations), len(status.excluded)
+        elif (profile := self._actions.stored_profile()) is not None:
+            policy = profile.policy
+            mode, only, besides = policy.mode, len(policy.destinations), len(policy.excluded)
+        else:
+            self._choices.hide()
+            return
+        self._choices.show()
+        self.route_row.set_row(
+            self.tr("&What uses the tunnel"), self._words.policy(mode, only, besides)
+        )
+        self.kill_switch_row.set_row(self.tr("&Kill switch"), self._kill_switch.present)

@@ -1,0 +1,79 @@
+"""``qvpn-gui`` with a watch on its event loop: ``python -m tests.gui.watched_app FILE [OPTION]...``
+
+A timer of 10 ms notes how much later than that it comes. What the thread spent waiting for a
+processor (`/proc/self/schedstat`, its second number, nanoseconds) is taken off, so that a busy
+machine is not taken for a busy loop. The file gets the pauses over `LIMIT`: when each ended, and
+its length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from PySide6.QtCore import QObject, Qt, QTimer
+
+from qvpn_gui import app
+from qvpn_gui.__main__ import main
+
+#: No turn of the loop may take longer, in seconds.
+LIMIT: Final = 0.05
+_INTERVAL: Final = 0.01
+_MOST: Final = 100
+
+
+def _waited() -> float:
+    """Seconds that this thread was ready to run and did not."""
+    fields = Path("/proc/thread-self/schedstat").read_text().split()
+    return int(fields[1]) / 1e9
+
+
+class Watch(QObject):
+    """Writes at every pause, since nobody knows when the app ends."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+        self._pauses: list[tuple[float, float]] = []
+        self._ticks = 0
+        self._timer = QTimer(self, interval=round(_INTERVAL * 1000))
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+        self._begin = self._last = time.monotonic()
+        self._last_waited = _waited()
+        self._timer.start()
+        self._write()
+
+    def _tick(self) -> None:
+        now, waited = time.monotonic(), _waited()
+        blocked = now - self._last - (waited - self._last_waited) - _INTERVAL
+        self._last, self._last_waited = now, waited
+        if blocked > LIMIT and len(self._pauses) < _MOST:
+            self._pauses.append((round(now - self._begin, 3), round(blocked, 4)))
+            self._write()
+
+    def _write(self) -> None:
+        self._file.write_text(json.dumps(self._pauses))
+
+
+_live = app.live
+
+
+async def _watched(*arguments: object) -> None:
+    life = asyncio.ensure_future(_live(*arguments))  # type: ignore[arg-type]
+    # The first second is the start, which has a measure of its own: windows are made and painted.
+    await asyncio.wait([life], timeout=1)
+    watch = Watch(FILE)
+    await life
+    watch.deleteLater()
+
+
+if __name__ == "__main__":
+    FILE = Path(sys.argv[1])
+    sys.argv[:2] = ["qvpn-gui"]  # by which X knows its windows
+    app.live = _watched
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""What is in the packages: who may write it, what it links to, what it says about itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import Built
+from tools.packages import elf
+from tools.packages.description import PACKAGES, PROJECT, Package, version
+
+pytestmark = pytest.mark.timeout(600)
+MB = 1_000_000
+each = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+
+
+def tool(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the system; skips without."""
+    if shutil.which(name) is None:
+        pytest.skip(f"missing {name}: install it")
+    return subprocess.run([name, *words], capture_output=True, text=True, timeout=300)
+
+
+def listed(deb: Path) -> list[str]:
+    return tool("dpkg-deb", "--contents", str(deb)).stdout.splitlines()
+
+
+def test_sizes_are_within_bounds(built: Built) -> None:
+    assert built.client.stat().st_size < 60 * MB
+    assert built.server.stat().st_size < 30 * MB
+
+
+def test_only_root_can_write_what_is_installed(built: Built) -> None:
+    for deb in (built.client, built.server):
+        for line in listed(deb):
+            mode, owner = line.split()[:2]
+            assert owner == "root/root", line
+            assert mode.startswith("l") or (mode[5] == "-" and mode[8] == "-"), line
+            assert "s" not in mode, line
+
+
+@each
+def test_libraries_are_looked_for_inside_the_package_only(built: Built, package: Package) -> None:
+    root = built.root(package.name)
+    tree = root / package.tree
+    for path in elf.objects(tree):
+        for part in elf.rpath(path):
+            assert part.startswith("$ORIGIN"), (path, part)
+            place = Path(part.replace("$ORIGIN", str(path.parent))).resolve()
+            assert place.is_relative_to(tree.resolve()), (path, part)
+
+
+@each
+def test_programs_run_isolated_on_the_packages_own_interpreter(
+    built: Built, package: Package
+) -> None:
+    for program in package.programs:
+        path = built.root(package.name) / program.path
+        first = path.read_text().splitlines()[0]
+        assert re.fullmatch(rf"#!/{package.tree}/bin/python3\.\d+ -IS?", first)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    policy = (PROJECT / "resources/io.github.qvpn.policy").read_text()
+    if package.name == "qvpn":
+        helpers = set(re.findall(r"exec\.path\">(.*?)<", policy))
+        assert helpers == {"/usr/lib/qvpn/qvpn-helper"}
+
+
+@each
+def test_the_server_brings_no_qt_and_nobody_brings_tests(built: Built, package: Package) -> None:
+    library = next((built.root(package.name) / package.tree / "lib").glob("python3*"))
+    names = {path.name for path in library.iterdir()}
+    assert not names & {"pytest", "hypothesis", "mypy", "pip", "idlelib", "tkinter"}
+    if package.name == "qvpn-server":
+        assert not names & {"PySide6", "shiboken6", "qasync", "qvpn_gui"}
+
+
+@each
+def test_every_module_is_compiled(built: Built, package: Package) -> None:
+    for source in (built.root(package.name) / package.tree).rglob("*.py"):
+        compiled = (
+            source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+        )
+        assert compiled.exists(), source
+        # PEP 552: by the hash of the source (bit 0), unchecked (bit 1 clear).
+        assert compiled.read_bytes()[4:8] == b"\x01\0\0\0"
+
+
+@each
+def test_the_bill_of_materials_is_complete(built: Built, package: Package) -> None:
+    docs = built.root(package.name) / "usr/share/doc" / package.name
+    bill = json.loads((docs / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert bill["metadata"]["component"]["version"] == version()
+    purls = {component["purl"] for component in bill["components"]}
+    locked = set(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", _lock(), re.MULTILINE))
+    for purl in purls:
+        if purl.startswith("pkg:pypi/"):
+            name, _, number = purl.removeprefix("pkg:pypi/").partition("@")
+            assert (name, number) in locked
+            assert (docs / "licenses" / name).is_dir() or name in docs.joinpath(
+                "copyright"
+            ).read_text()
+    assert any(purl.startswith("pkg:generic/cpython@") for purl in purls)
+
+
+def _lock() -> str:
+    return (PROJECT / "requirements.lock").read_text()
+
+
+@each
+def test_lintian_has_nothing_to_say(built: Built, package: Package) -> None:
+    deb = {"qvpn": built.client, "qvpn-server": built.server}[package.name]
+    said = tool("lintian", "--allow-root", "--fail-on", "error,warning", str(deb))
+    assert said.returncode == 0, said.stdout
+
+
+@each
+def test_manual_pages_are_clean_and_say_every_option(built: Built, package: Package) -> None:
+    root = built.root(package.name)
+    (page,) = (root / "usr/share/man/man1").glob(f"{package.name}.1.gz")
+    said = tool("man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", str(page))
+    assert said.stderr == ""
+    plain = re.sub(r".\x08", "", said.stdout)
+    words = {"qvpn": ("--kill-switch", "qvpn unlock"), "qvpn-server": ("--pool4", "rotate")}
+    assert all(word in plain for word in words[package.name])
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("qvpn ", {"up", "down", "status", "enroll", "unlock", "profile"}),
+        ("qvpn up --kill-switch ", {"off", "on", "always"}),
+        ("qvpn routes ", {"explain"}),
+        ("qvpn-server group ", {"list", "add", "set", "remove", "join", "leave"}),
+        ("qvpn-server init --po", {"--pool4", "--pool6"}),
+    ],
+)
+def test_bash_completes(built: Built, typed: str, offered: set[str]) -> None:
+    name = typed.split()[0]
+    file = built.root(name) / "usr/share/bash-completion/completions" / name
+    words = typed.split(" ")
+    script = (
+        f'source "{file}"; COMP_WORDS=({" ".join(word or chr(39) * 2 for word in words)}); '
+        f"COMP_CWORD={len(words) - 1}; _{name.replace('-', '_')}; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    said = tool("bash", "-c", script)
+    assert offered <= set(said.stdout.split()), said.stderr
+
+
+def test_the_desktop_takes_our_files(built: Built) -> None:
+    share = built.root("qvpn") / "usr/share"
+    for entry in (share / "applications").glob("*.desktop"):
+        said = tool("desktop-file-validate", str(entry))
+        assert said.returncode == 0, said.stdout
+    for info in (share / "metainfo").glob("*.xml"):
+        said = tool("appstreamcli", "validate", "--no-net", "--strict", str(info))
+        assert said.returncode == 0, said.stdout
+
+
+def test_an_rpm_holds_what_the_deb_holds(built: Built) -> None:
+    for rpm, deb in ((built.client_rpm, built.client), (built.server_rpm, built.server)):
+        files = set(tool("rpm", "-qpl", str(rpm)).stdout.splitlines())
+        ours = {line.split(maxsplit=5)[5].split(" -> ")[0][1:].rstrip("/") for line in listed(deb)}
+        ours = {name for name in ours if "qvpn" in name}
+        debian = ("/usr/share/lintian", "changelog.Debian.gz")
+        assert {name for name in ours if not any(word in name for word in debian)} <= files
+        needs = tool("rpm", "-qpR", str(rpm)).stdout
+        assert "nftables" in needs
+        assert "libssl.so.3()(64bit)" in needs
+        scripts = tool("rpm", "-qp", "--scripts", str(rpm)).stdout
+        assert "preuninstall" in scripts
+        assert "postuninstall" in scripts
+
+
+@pytest.mark.slow
+def test_two_builds_are_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.packages.build", "deb", "rpm", "--only", "qvpn"]
+    places = ["--output", str(tmp_path / "dist"), "--work", str(tmp_path / "work")]
+    subprocess.run([*command, *places], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    for first in (built.client, built.client_rpm):
+        assert (tmp_path / "dist" / first.name).read_bytes() == first.read_bytes()
