@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Final
 
-from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
+from PySide6.QtCore import QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
@@ -27,6 +27,7 @@ from qvpn_core.client.route_list import (
     stored_lookups,
     with_lan,
 )
+from qvpn_core.client.route_names import refreshed
 from qvpn_core.client.states import KillSwitchMode, State
 from qvpn_core.client.status import Proxy
 from qvpn_core.errors import QvpnError
@@ -35,6 +36,7 @@ from qvpn_core.net import killswitch
 from qvpn_gui import settings
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Policy
+from qvpn_gui.watching import FileWatch
 
 log = logging.getLogger("qvpn.app")
 
@@ -62,8 +64,10 @@ class Actions(QObject):
         self._model = model
         self._names: list[str] | None = None
         self._stored: dict[str, Profile | None] = {}
-        self._watcher = QFileSystemWatcher(self)
-        self._watch_profiles()
+        #: What is wrong with a profile, by its name.
+        self._damage: dict[str, QvpnError] = {}
+        self._watch = FileWatch(paths.config_dir() / "profiles", "*.toml", self)
+        self._watch.changed.connect(self.profiles_moved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: asyncio.Task[None] | None = None
         #: One command at a time; a session that it began goes on beside it.
@@ -103,7 +107,13 @@ class Actions(QObject):
                 self._stored[name] = profiles.load(name)
             except QvpnError as error:
                 log.warning("%s", error)
+                self._damage[name] = error
         return self._stored[name]
+
+    def damage(self) -> QvpnError | None:
+        """What is wrong with the chosen profile, which is then not there to be changed."""
+        self.stored_profile()
+        return self._damage.get(self.profile or "")
 
     def choose(self, name: str) -> None:
         """Make `name` the chosen profile; a session of another one moves over to it."""
@@ -188,17 +198,8 @@ class Actions(QObject):
         """Somebody stored, edited, renamed or removed a profile."""
         self._names = None
         self._stored.clear()
+        self._damage.clear()
         self.profiles_changed.emit()
-
-    def _watch_profiles(self) -> None:
-        """See what the command line does to profiles."""
-        try:
-            directory = paths.make_private(paths.config_dir() / "profiles")
-        except OSError as error:
-            log.warning("%s cannot be watched: %s", paths.config_dir(), error)
-            return
-        self._watcher.addPath(str(directory))
-        self._watcher.directoryChanged.connect(self.profiles_moved)
 
     async def settled(self) -> None:
         """Wait until every command so far is done; a session may go on."""
@@ -252,7 +253,7 @@ class Actions(QObject):
                 await asyncio.to_thread(import_module, "qvpn_core.client.agent")
                 from qvpn_core.client import agent
 
-                await agent.run(control.Wish.of(profile), signals=False)
+                await agent.run(control.Wish.of(await refreshed(profile)), signals=False)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)
@@ -290,7 +291,7 @@ class Actions(QObject):
             if profile.proxy.enabled:
                 await self._connect(name)
                 return
-            request = control.ConnectRequest(control.Wish.of(profile))
+            request = control.ConnectRequest(control.Wish.of(await refreshed(profile)))
             answer = await remote.ask(request, timeout=_CONNECT)
         else:
             answer = await remote.ask(control.RetryRequest())
@@ -357,10 +358,7 @@ class Actions(QObject):
         )
 
     async def _change(self, name: str, change: Callable[[Profile], Profile]) -> None:
-        def work() -> None:
-            profiles.save(change(profiles.load(name)), replace=True)
-
-        await asyncio.to_thread(work)
+        await asyncio.to_thread(profiles.edit, name, change)
         self.profiles_moved()
 
     def _remember(self, *, profile: str | None = None) -> None:

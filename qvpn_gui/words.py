@@ -11,9 +11,11 @@ from typing import Final
 
 from PySide6.QtCore import QDateTime, QLocale, QObject
 
+from qvpn_core.client.control import RefusedByAgent
 from qvpn_core.client.planner import RouteMode
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Proxy, Stage, Status
+from qvpn_core.errors import QvpnError
 
 STAGES: Final[tuple[Stage, ...]] = (
     "resolving",
@@ -182,6 +184,12 @@ class Words(QObject):
                 return self.tr("HTTP proxy")
             case "forward":
                 return self.tr("To {target}").format(target=proxy.target)
+
+    def problem(self, error: QvpnError) -> str:
+        """A failure in words, and the core's line about it."""
+        # What an agent refused has a reason of the agent's own.
+        reason = error.cause if isinstance(error, RefusedByAgent) else error.reason
+        return f"{self.failure(reason)}: {error}"
 
     def policy(self, mode: RouteMode, destinations: int, excluded: int) -> str:
         """A route policy in a few words, by how many networks it names."""

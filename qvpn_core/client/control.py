@@ -187,6 +187,11 @@ class RefusedByAgent(QvpnError):
 
     reason = "agent"
 
+    def __init__(self, what: str, hint: str, cause: str) -> None:
+        super().__init__(what, hint)
+        #: The slug of the agent's own error.
+        self.cause = cause
+
 
 class AgentSilent(QvpnError):
     """Something holds the control socket but does not answer."""
@@ -302,8 +307,24 @@ def ask(request: Question, *, timeout: float = 15.0) -> Reply | None:
             with sock.makefile("rb") as file:
                 line = file.readline(_MAX_LINE)
         except OSError as error:
+            if isinstance(error, ConnectionError) and has_ended():
+                return None
             raise silent(error) from None
+    if not line and has_ended():
+        return None
     return understand(line)
+
+
+def has_ended() -> bool:
+    """Whether nobody listens any more, which is why a connection was cut."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(usable_socket_path()))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            pass  # so many ask that we would have to wait
+    return False
 
 
 def encode(request: Request) -> bytes:
@@ -318,7 +339,7 @@ def understand(line: bytes) -> Reply:
     except msgspec.MsgspecError:
         raise AgentSilent("the running qvpn gave no sensible answer", _KILL) from None
     if isinstance(reply, Refusal):
-        raise RefusedByAgent(reply.what, reply.hint)
+        raise RefusedByAgent(reply.what, reply.hint, reply.reason)
     return reply
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -249,6 +249,21 @@ def save(profile: Profile, *, replace: bool = False) -> Path:
     return path
 
 
+def edit(name: str, change: Callable[[Profile], Profile]) -> Profile:
+    """Store a change of a profile as it is now; returns it changed.
+
+    The app and the command line may do so at once, and neither's change is lost. Raises UsageError
+    (unknown, damaged) and QvpnError (disk); then the file is as it was.
+    """
+    try:
+        with paths.exclusive(_directory()):
+            after = change(load(name))
+            save(after, replace=True)
+            return after
+    except OSError as error:
+        raise unwritable(error) from error
+
+
 def check_free(name: str) -> None:
     """Raises UsageError when there is a profile of this name."""
     if _path(name).exists():
@@ -262,9 +277,12 @@ def learn_pins(profile: Profile, pins: tuple[str, ...]) -> Profile:
     """
     learned = changed(profile, trust=Trust(pins=pins))
     if _path(profile.name).exists():
-        stored = load(profile.name)
-        if stored.trust == profile.trust:
-            save(changed(stored, trust=learned.trust), replace=True)
+        edit(
+            profile.name,
+            lambda stored: (
+                changed(stored, trust=learned.trust) if stored.trust == profile.trust else stored
+            ),
+        )
     return learned
 
 

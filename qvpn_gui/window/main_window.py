@@ -145,7 +145,7 @@ class MainWindow(QWidget):
 
     def _show_failure(self, error: QvpnError) -> None:
         """A command that failed beside the session: for a while, at the top."""
-        self._note.setText(f"{self._words.failure(error.reason)}: {error}")
+        self._note.setText(self._words.problem(error))
         self._note.show()
         self._note_timer.start()
 

@@ -19,7 +19,7 @@ from qvpn_gui.window.problem_card import ProblemCard
 from qvpn_gui.window.progress_card import ProgressCard
 from qvpn_gui.window.proxy_card import ProxyCard
 from qvpn_gui.window.traffic_card import TrafficCard
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 
 _ATTEMPTS = frozenset({State.CONNECTING, State.RECONNECTING})
 
@@ -137,7 +137,10 @@ class SessionPage(QWidget):
         if status.gateway and status.state is not State.DISCONNECTED:
             return status.gateway
         profile = self._actions.stored_profile()
-        return profile.gateway if profile is not None else ""
+        if profile is not None:
+            return profile.gateway
+        damage = self._actions.damage()
+        return sentence(str(damage)) if damage is not None else ""
 
     def _show_choices(self) -> None:
         status = self._model.status

@@ -752,6 +752,10 @@
         <translation>Namen werden nachgeschlagen …</translation>
     </message>
     <message>
+        <source>Names are looked up again each time you connect.</source>
+        <translation>Namen werden bei jedem Verbinden erneut nachgeschlagen.</translation>
+    </message>
+    <message>
         <source>Looking up {name}…</source>
         <translation>{name} wird nachgeschlagen …</translation>
     </message>

@@ -750,6 +750,10 @@
         <translation>正在查询名称…</translation>
     </message>
     <message>
+        <source>Names are looked up again each time you connect.</source>
+        <translation>每次连接时都会重新查询名称。</translation>
+    </message>
+    <message>
         <source>Looking up {name}…</source>
         <translation>正在查询 {name}…</translation>
     </message>
