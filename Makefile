@@ -45,6 +45,7 @@ fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS e
 .PHONY: bench
 bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs root
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.streams
 
 .PHONY: lock
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml

@@ -14,10 +14,11 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Final
 
-from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
+from PySide6.QtCore import QObject, Signal
 
-from qvpn_core.client import control, instance, paths, profiles, remote
+from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.proxy.options import ProxyOptions, format_address
 from qvpn_core.client.route_list import (
     Lookups,
     RouteList,
@@ -26,18 +27,23 @@ from qvpn_core.client.route_list import (
     stored_lookups,
     with_lan,
 )
+from qvpn_core.client.route_names import refreshed
 from qvpn_core.client.states import KillSwitchMode, State
+from qvpn_core.client.status import Proxy
 from qvpn_core.errors import QvpnError
 from qvpn_core.helper import launch
 from qvpn_core.net import killswitch
 from qvpn_gui import settings
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Policy
+from qvpn_gui.watching import FileWatch
 
 log = logging.getLogger("qvpn.app")
 
 #: Seconds for an agent in another process to end after it said that it is done.
 _GONE: Final = 5.0
+#: Seconds for an agent to try once more; the user may be asked for permission meanwhile.
+_CONNECT: Final = 120.0
 #: Seconds for our own agent to tell the gateway and undo the network.
 _CLOSE: Final = 15.0
 
@@ -49,6 +55,8 @@ class Actions(QObject):
     failed = Signal(object)
     #: The stored profiles, the chosen one, or what is in them, changed.
     profiles_changed = Signal()
+    #: A captive portal can be signed in to: what to open in a browser.
+    portal_open = Signal(str)
 
     def __init__(self, model: SessionModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -56,8 +64,10 @@ class Actions(QObject):
         self._model = model
         self._names: list[str] | None = None
         self._stored: dict[str, Profile | None] = {}
-        self._watcher = QFileSystemWatcher(self)
-        self._watch_profiles()
+        #: What is wrong with a profile, by its name.
+        self._damage: dict[str, QvpnError] = {}
+        self._watch = FileWatch(paths.config_dir() / "profiles", "*.toml", self)
+        self._watch.changed.connect(self.profiles_moved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: asyncio.Task[None] | None = None
         #: One command at a time; a session that it began goes on beside it.
@@ -88,15 +98,22 @@ class Actions(QObject):
     def stored_profile(self) -> Profile | None:
         """The chosen profile; None when there is none, or it is damaged."""
         name = self.profile
-        if name is None:
-            return None
+        return self._profile(name) if name is not None else None
+
+    def _profile(self, name: str) -> Profile | None:
         if name not in self._stored:
             self._stored[name] = None
             try:
                 self._stored[name] = profiles.load(name)
             except QvpnError as error:
                 log.warning("%s", error)
+                self._damage[name] = error
         return self._stored[name]
+
+    def damage(self) -> QvpnError | None:
+        """What is wrong with the chosen profile, which is then not there to be changed."""
+        self.stored_profile()
+        return self._damage.get(self.profile or "")
 
     def choose(self, name: str) -> None:
         """Make `name` the chosen profile; a session of another one moves over to it."""
@@ -141,6 +158,10 @@ class Actions(QObject):
         """Do not wait for the next attempt."""
         self._start(self._retry())
 
+    def sign_in(self) -> None:
+        """Let a browser out to the captive portal, and have it opened."""
+        self._start(self._sign_in())
+
     def set_policy(self, policy: Policy) -> None:
         """Store a route policy in the chosen profile; a live session follows at once."""
         name = self.profile
@@ -148,10 +169,13 @@ class Actions(QObject):
             self._start(self._set_policy(name, policy))
 
     def set_kill_switch(self, mode: KillSwitchMode) -> None:
-        """Store the kill switch's mode in the chosen profile; for the next connection."""
+        """Store the kill switch's mode in the chosen profile; a live session follows at once.
+
+        ``off`` also ends a block that holds without a session.
+        """
         name = self.profile
         if name is not None:
-            self._start(self._change(name, lambda profile: replace(profile, kill_switch=mode)))
+            self._start(self._set_kill_switch(name, mode))
 
     def set_lan(self, reach: bool) -> None:
         """Keep the local network out of the chosen profile's tunnel, or not; at once."""
@@ -159,6 +183,10 @@ class Actions(QObject):
         if profile is not None:
             routes, lookups = stored(profile)
             self._start(self.apply_routes(profile.name, with_lan(routes, reach), lookups))
+
+    def set_proxy(self, name: str, options: ProxyOptions) -> None:
+        """Store a profile's proxies, or that it has none; what is up of it follows at once."""
+        self._start(self._set_proxy(name, options))
 
     def change_profile(self, change: Callable[[Profile], Profile]) -> None:
         """Store a change of the chosen profile; for the next connection."""
@@ -170,17 +198,8 @@ class Actions(QObject):
         """Somebody stored, edited, renamed or removed a profile."""
         self._names = None
         self._stored.clear()
+        self._damage.clear()
         self.profiles_changed.emit()
-
-    def _watch_profiles(self) -> None:
-        """See what the command line does to profiles."""
-        try:
-            directory = paths.make_private(paths.config_dir() / "profiles")
-        except OSError as error:
-            log.warning("%s cannot be watched: %s", paths.config_dir(), error)
-            return
-        self._watcher.addPath(str(directory))
-        self._watcher.directoryChanged.connect(self.profiles_moved)
 
     async def settled(self) -> None:
         """Wait until every command so far is done; a session may go on."""
@@ -212,7 +231,7 @@ class Actions(QObject):
     async def _connect(self, name: str) -> None:
         async with self._turn:
             await self._end()
-            self._model.expect(name)
+            self._model.expect(name, self._proxies(name))
             self._session = self._start(self._hold(name))
             self._session.add_done_callback(self._session_over)
 
@@ -223,15 +242,29 @@ class Actions(QObject):
     async def _hold(self, name: str) -> None:
         """Be the agent of a profile until its tunnel is over."""
         try:
-            # Half a second to import, so not before it is needed, and not on Qt's thread.
-            await asyncio.to_thread(import_module, "qvpn_core.client.agent")
-            from qvpn_core.client import agent
-
             profile = await asyncio.to_thread(profiles.load, name)
-            await agent.run(control.Wish.of(profile), signals=False)
+            # Half a second to import, so not before it is needed, and not on Qt's thread.
+            if profile.proxy.enabled:
+                await asyncio.to_thread(import_module, "qvpn_core.client.proxy.session")
+                from qvpn_core.client.proxy import session
+
+                await session.run(profile)
+            else:
+                await asyncio.to_thread(import_module, "qvpn_core.client.agent")
+                from qvpn_core.client import agent
+
+                await agent.run(control.Wish.of(await refreshed(profile)), signals=False)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)
+
+    def _proxies(self, name: str) -> tuple[Proxy, ...]:
+        profile = self._profile(name)
+        if profile is None or not profile.proxy.enabled:
+            return ()
+        return tuple(
+            Proxy.of(each, format_address(each.listen)) for each in profile.proxy.listeners()
+        )
 
     async def _down(self) -> None:
         async with self._turn:
@@ -250,8 +283,35 @@ class Actions(QObject):
             self._model.forget_failure()
 
     async def _retry(self) -> None:
-        if await remote.ask(control.RetryRequest()) is None and (name := self.profile) is not None:
+        if (name := self.profile) is None:
+            return
+        if self._model.state is State.BLOCKED:
+            # As it is set now, which may be why it is tried again.
+            profile = await asyncio.to_thread(profiles.load, name)
+            if profile.proxy.enabled:
+                await self._connect(name)
+                return
+            request = control.ConnectRequest(control.Wish.of(await refreshed(profile)))
+            answer = await remote.ask(request, timeout=_CONNECT)
+        else:
+            answer = await remote.ask(control.RetryRequest())
+        if answer is None:
             await self._connect(name)  # what holds is what a session left that is over
+
+    async def _sign_in(self) -> None:
+        answer = await remote.ask(control.SignInRequest(sign_in.DEFAULT_SECONDS))
+        # Without an agent nothing of ours is in a browser's way.
+        url = answer.url if isinstance(answer, control.SignInReply) else self._model.status.portal
+        if url:
+            self.portal_open.emit(url)
+
+    async def _set_kill_switch(self, name: str, mode: KillSwitchMode) -> None:
+        status = self._model.status
+        if status.profile == name and self._model.wanted and not status.proxies:
+            await remote.ask(control.KillSwitchRequest(mode))
+        await self._change(name, lambda profile: replace(profile, kill_switch=mode))
+        if mode == "off" and status.state is State.BLOCKED:
+            await self._release()
 
     async def _release(self) -> None:
         async with self._turn:
@@ -259,6 +319,16 @@ class Actions(QObject):
             if killswitch.holding():
                 await asyncio.to_thread(launch.unlock)
         self._model.look()
+
+    async def _set_proxy(self, name: str, options: ProxyOptions) -> None:
+        options.listeners()  # raises UsageError
+        before = await asyncio.to_thread(profiles.load, name)
+        if before.proxy == options:
+            return
+        await self._change(name, lambda profile: replace(profile, proxy=options))
+        one_is_meant = before.proxy.enabled or options.enabled
+        if one_is_meant and self._model.wanted and self._model.status.profile == name:
+            await self._connect(name)
 
     async def _set_policy(self, name: str, policy: Policy) -> None:
         parsed = policy.parse()
@@ -288,10 +358,7 @@ class Actions(QObject):
         )
 
     async def _change(self, name: str, change: Callable[[Profile], Profile]) -> None:
-        def work() -> None:
-            profiles.save(change(profiles.load(name)), replace=True)
-
-        await asyncio.to_thread(work)
+        await asyncio.to_thread(profiles.edit, name, change)
         self.profiles_moved()
 
     def _remember(self, *, profile: str | None = None) -> None:

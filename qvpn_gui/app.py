@@ -31,6 +31,7 @@ from qvpn_gui.notices import Notice, Notices
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.tray.menu import TrayMenu
 from qvpn_gui.tray.tray import WATCHER, Tray
+from qvpn_gui.watching import FileWatch
 from qvpn_gui.window.main_window import MainWindow
 from qvpn_gui.words import Words
 
@@ -58,6 +59,8 @@ class App(QObject):
         self.tray = Tray(self.model, self.menu, self.words, self)
         self.opener = Opener(self.model, self.actions, self.window, self.menu)
         self.bus = SessionBus()
+        file = settings.settings_file()
+        self._settings_watch = FileWatch(file.parent, file.name, self)
         self._profiles: ProfilesDialog | None = None
         self._notices = Notices()
         self._messages: set[asyncio.Task[None]] = set()
@@ -78,6 +81,7 @@ class App(QObject):
         self.menu.open_window.connect(self.window.present)
         self.tray.activated.connect(self._tray_clicked)
         self.model.moved.connect(self._moved)
+        self._settings_watch.changed.connect(self._follow_settings)
         self.bus.on_activated = self.window.present
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self.quit)
@@ -194,6 +198,10 @@ class App(QObject):
             self.window.present()  # which asks for an invite
         elif start.connect or not self.model.wanted:
             self.actions.connect_to(name)
+
+    def _follow_settings(self) -> None:
+        """Somebody edited the settings; the rest of them is read when it is needed."""
+        settings.set_log_level(settings.load_settings())
 
     def _enrolled(self, name: str) -> None:
         self.actions.profiles_moved()

@@ -16,10 +16,14 @@ class Remedy(Enum):
     RETRY = "retry"
     #: The desktop's network settings.
     NETWORK = "network"
+    #: The captive portal, in a browser.
+    SIGN_IN = "sign-in"
     #: End the kill switch's block.
     RELEASE = "release"
     #: A new invite.
     INVITE = "invite"
+    #: A proxy instead of a tunnel, which needs no rights and no second tunnel.
+    PROXY = "proxy"
     #: Words to send to somebody who can help.
     COPY = "copy"
 
@@ -29,13 +33,22 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
     {
         "name-not-resolved": Remedy.NETWORK,
         "unreachable": Remedy.NETWORK,
+        "no-network": Remedy.NETWORK,
         "path-mtu": Remedy.NETWORK,
         "refused": Remedy.RETRY,
         "tunnel-lost": Remedy.RETRY,
+        "captive-portal": Remedy.RETRY,
+        "stream-reset": Remedy.RETRY,
         "not-authorized": Remedy.RETRY,
         "helper-lost": Remedy.RETRY,
         "helper-ended": Remedy.RETRY,
         "agent-gone": Remedy.RETRY,
+        "polkit-missing": Remedy.PROXY,
+        "polkit-agent-missing": Remedy.PROXY,
+        "helper-missing": Remedy.PROXY,
+        "permission": Remedy.PROXY,
+        "tun-unavailable": Remedy.PROXY,
+        "network-taken": Remedy.PROXY,
         "authentication": Remedy.INVITE,
         "device-key": Remedy.INVITE,
     }
@@ -54,8 +67,10 @@ _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def remedy(reason: str | None, *, blocked: bool) -> Remedy:
-    """The action for a failure, or for a kill switch that holds."""
+def remedy(reason: str | None, *, blocked: bool, portal: bool = False) -> Remedy:
+    """The action for a failure, or for a kill switch that holds, or a portal that can be opened."""
+    if portal:
+        return Remedy.SIGN_IN
     if blocked:
         return Remedy.RELEASE
     found = REMEDIES.get(reason or "", Remedy.COPY)

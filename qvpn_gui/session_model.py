@@ -19,7 +19,7 @@ from PySide6.QtCore import QFileSystemWatcher, QObject, Signal
 
 from qvpn_core.client import control, idle, instance, paths, remote
 from qvpn_core.client.states import FirewallPolicy, State
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Proxy, Status
 from qvpn_core.errors import QvpnError
 
 #: States in which a tunnel is wanted, so that the button says "Disconnect".
@@ -119,14 +119,18 @@ class SessionModel(QObject):
                 async with asyncio.timeout(wait):
                     await self._news.wait()
 
-    def expect(self, profile: str | None) -> None:
+    def expect(self, profile: str | None, proxies: tuple[Proxy, ...] = ()) -> None:
         """Show at once that `profile` is about to be connected; with None, that it is not.
+
+        `proxies` are what will be served instead of a tunnel.
 
         What an agent says about itself wins.
         """
         if profile is not None:
             self._expected = True
-            self.show(Status(state=State.CONNECTING, profile=profile, since=_now()))
+            self.show(
+                Status(state=State.CONNECTING, profile=profile, since=_now(), proxies=proxies)
+            )
         elif self._expected:
             self._expected = False
             self.show(Status())
@@ -159,8 +163,10 @@ class SessionModel(QObject):
             status = replace(
                 self._failure, kill_switch=status.kill_switch, firewall=status.firewall
             )
-        if status.firewall is FirewallPolicy.BLOCK:
-            status = replace(status, state=State.BLOCKED)
+        # Where another user's tunnel is up, what holds is his and lets him out.
+        if status.firewall is FirewallPolicy.BLOCK and status.other_user is None:
+            # Without an agent, nobody could let a browser out to a portal.
+            status = replace(status, state=State.BLOCKED, portal=None)
         self.show(status)
 
     def _gone(self) -> None:
@@ -198,7 +204,7 @@ class SessionModel(QObject):
 
     def _count(self, status: Status) -> None:
         now = time.monotonic()
-        if status.transport is None:
+        if status.transport is None or status.proxies:
             self._counted = None
             if self.samples and status.state not in WANTED:
                 self.samples.clear()

@@ -101,6 +101,16 @@ def examine_settings() -> tuple[Settings, tuple[str, ...]]:
     return Settings(**good), tuple(problems)
 
 
+def edit_settings(**changes: Any) -> None:
+    """Store a change of the settings as they are now, whoever else edits them. Raises QvpnError."""
+    try:
+        with paths.exclusive(settings_file().parent):
+            save_settings(msgspec.structs.replace(load_settings(), **changes))
+    except OSError as error:
+        why = error.strerror or "the disk refuses"
+        raise QvpnError(f"{settings_file()} cannot be written", why) from None
+
+
 def save_settings(settings: Settings) -> None:
     """Write what differs from the file, whole or not at all. Raises QvpnError.
 

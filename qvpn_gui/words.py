@@ -11,9 +11,11 @@ from typing import Final
 
 from PySide6.QtCore import QDateTime, QLocale, QObject
 
+from qvpn_core.client.control import RefusedByAgent
 from qvpn_core.client.planner import RouteMode
 from qvpn_core.client.states import State
-from qvpn_core.client.status import Stage, Status
+from qvpn_core.client.status import Proxy, Stage, Status
+from qvpn_core.errors import QvpnError
 
 STAGES: Final[tuple[Stage, ...]] = (
     "resolving",
@@ -21,6 +23,10 @@ STAGES: Final[tuple[Stage, ...]] = (
     "authenticating",
     "addresses",
     "routes",
+)
+#: States that mean something else for a proxy.
+_PROXIED: Final = frozenset(
+    {State.CONNECTING, State.CONNECTED, State.RECONNECTING, State.DISCONNECTING}
 )
 _EVERYTHING: Final = frozenset({"0.0.0.0/0", "::/0"})
 
@@ -48,7 +54,13 @@ class Words(QObject):
 
     def meaning(self, status: Status) -> str:
         """What the state means for the traffic of this machine, in one sentence."""
+        if status.proxies and status.state in _PROXIED:
+            return self._proxied(status.state)
         match status.state:
+            case State.DISCONNECTED | State.FAILED if status.other_user:
+                return self.tr("The tunnel of {user} decides where your traffic goes.").format(
+                    user=status.other_user
+                )
             case State.DISCONNECTED | State.FAILED:
                 return self.tr("Your traffic goes directly to the internet.")
             case State.CONNECTING:
@@ -61,6 +73,16 @@ class Words(QObject):
                 return self.tr("Putting your network back as it was.")
             case State.BLOCKED:
                 return self.tr("The kill switch lets nothing out until you decide.")
+
+    def _proxied(self, state: State) -> str:
+        match state:
+            case State.CONNECTED:
+                return self.tr("Programs that use the proxy reach the gateway, others go directly.")
+            case State.RECONNECTING:
+                return self.tr("Programs that use the proxy have to wait.")
+            case State.DISCONNECTING:
+                return self.tr("Ending the proxy.")
+        return self.tr("Connecting to the gateway.")
 
     def _covered(self, status: Status) -> str:
         if status.mode == "only":
@@ -107,11 +129,14 @@ class Words(QObject):
         return {
             "name-not-resolved": self.tr("The gateway's name was not found"),
             "unreachable": self.tr("The gateway does not answer"),
+            "no-network": self.tr("This computer has no network connection"),
+            "captive-portal": self.tr("This network wants you to sign in"),
             "certificate": self.tr("This may not be your gateway"),
             "authentication": self.tr("The gateway does not know this device"),
             "refused": self.tr("The gateway refused the connection"),
             "path-mtu": self.tr("This network cannot carry the tunnel"),
             "tunnel-lost": self.tr("The connection was lost"),
+            "stream-reset": self.tr("The connection was lost"),
             "protocol": self.tr("The gateway broke the rules of the protocol"),
             "device-key": self.tr("This device's key is not available"),
             "permission": self.tr("Permission is missing"),
@@ -128,6 +153,7 @@ class Words(QObject):
             "network-taken": self.tr("Another tunnel is up on this machine"),
             "not-allowed": self.tr("This is not allowed"),
             "network-setup": self.tr("This machine's network could not be set up"),
+            "port-in-use": self.tr("Another program listens at this address"),
             "usage": self.tr("This cannot be done"),
             "agent": self.tr("This cannot be done"),
             "agent-silent": self.tr("The running session does not answer"),
@@ -141,6 +167,29 @@ class Words(QObject):
             "enrolment-refused": self.tr("The gateway refused the invite"),
             "internal": self.tr("qvpn has a defect"),
         }.get(reason or "", self.tr("The connection failed"))
+
+    def other_user(self, user: str) -> str:
+        """What to do about another user's tunnel."""
+        return self.tr(
+            "{user} is connected on this computer. Ask {user} to disconnect; an administrator can "
+            "end it with: qvpn unlock"
+        ).format(user=user)
+
+    def proxy(self, proxy: Proxy) -> str:
+        """What is served at an address."""
+        match proxy.kind:
+            case "socks":
+                return self.tr("SOCKS proxy")
+            case "http":
+                return self.tr("HTTP proxy")
+            case "forward":
+                return self.tr("To {target}").format(target=proxy.target)
+
+    def problem(self, error: QvpnError) -> str:
+        """A failure in words, and the core's line about it."""
+        # What an agent refused has a reason of the agent's own.
+        reason = error.cause if isinstance(error, RefusedByAgent) else error.reason
+        return f"{self.failure(reason)}: {error}"
 
     def policy(self, mode: RouteMode, destinations: int, excluded: int) -> str:
         """A route policy in a few words, by how many networks it names."""

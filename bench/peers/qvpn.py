@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from bench.lab import GATEWAY_OUTER, TARGET, execute
 from bench.peers.base import Peer
+from qvpn_core.transport.interface import TransportName
 
 _PORT = 443
 _PROFILE = "bench"
@@ -72,6 +73,12 @@ class Qvpn(Peer):
             ],
             env=self.environment(),
         )
+
+    def choose_transport(self, transport: TransportName) -> None:
+        """What the profile's commands use that have no option for it."""
+        (profile,) = (self.lab.directory / "config").rglob(f"{_PROFILE}.toml")
+        text = profile.read_text()
+        profile.write_text(text.replace("[gateway]\n", f'[gateway]\ntransport = "{transport}"\n'))
 
     def start_client(self) -> None:
         self._client = self.lab.spawn(

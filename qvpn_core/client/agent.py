@@ -22,7 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from qvpn_core.client import control, instance, paths, profiles
+from qvpn_core.client import control, paths, profiles
+from qvpn_core.client.holding import hold
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
@@ -52,45 +53,38 @@ async def run(
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = Tunnel(_profile(wish), wish.policy(), wish.kill_switch)
-    over = asyncio.Event()
+    tunnel = _Tunnel(wish, signals=signals)
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
         tunnel.subscribe(lambda change: on_change(tunnel, change))
-    with instance.single_instance():
-        instance.forget_failure()
-        async with control.serve(lambda request: _answer(request, tunnel, over), tunnel.watch):
-            with _signals(tunnel.disconnect) if signals else nullcontext():
-                try:
-                    await tunnel.run()
-                except QvpnError:
-                    instance.keep_failure(tunnel.status())
-                    raise
-                finally:
-                    over.set()
+    await hold(tunnel, lambda request: _answer(request, tunnel))
+
+
+class _Tunnel(Tunnel):
+    """A tunnel that perhaps hears signals while it lives."""
+
+    def __init__(self, wish: control.Wish, *, signals: bool) -> None:
+        super().__init__(_profile(wish), wish.policy(), wish.kill_switch)
+        self._signals = signals
+
+    async def run(self) -> None:
+        with _signals(self.disconnect) if self._signals else nullcontext():
+            await super().run()
 
 
 def _profile(wish: control.Wish) -> Profile:
     return replace(profiles.load(wish.profile), transport=wish.transport)
 
 
-async def _answer(request: control.Question, tunnel: Tunnel, over: asyncio.Event) -> control.Reply:
+async def _answer(request: control.Concern, tunnel: Tunnel) -> control.Reply:
     match request:
-        case control.StatusRequest():
-            return control.StatusReply(tunnel.status())
-        case control.DownRequest(profile=profile):
-            if profile is not None and profile != tunnel.profile.name:
-                raise UsageError(
-                    f"profile {profile!r} is not up, {tunnel.profile.name!r} is",
-                    f"qvpn down {tunnel.profile.name}",
-                )
-            tunnel.disconnect()
-            await over.wait()
-            return control.Done()
         case control.SignInRequest(seconds=seconds):
             return control.SignInReply(await tunnel.sign_in(seconds))
         case control.RoutesRequest(mode, destinations, excluded):
             tunnel.set_policy(profiles.route_policy(mode, destinations, excluded))
+            return control.Done()
+        case control.KillSwitchRequest(mode):
+            await tunnel.set_kill_switch(mode)
             return control.Done()
         case control.OfferRequest():
             return control.OfferReply(*tunnel.offer())

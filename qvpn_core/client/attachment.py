@@ -119,8 +119,12 @@ class Attachment:
         self.plan = self.dns_plan = self.dns = self._tun = None
         self._asked = False
         try:
-            if helper is not None and asked and not helper.lost.done():
+            if helper is not None and asked:
                 await helper.detach()
+        except HelperLost:
+            self._left = True  # for `close`, or for the next helper
+        except HelperEnded:
+            pass  # which has undone it
         finally:
             if tun is not None:
                 tun.close()

@@ -63,10 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(arguments: argparse.Namespace) -> int:
     profile = profiles.load(arguments.profile)
+    policy = _policy(arguments, profile)
+    if policy is profile.policy and profile.lookups:
+        import asyncio
+
+        from qvpn_core.client.route_names import refreshed
+
+        policy = asyncio.run(refreshed(profile)).policy
     wish = control.Wish.of(
         replace(
             profile,
-            policy=_policy(arguments, profile),
+            policy=policy,
             kill_switch=arguments.kill_switch or profile.kill_switch,
             transport=arguments.transport or profile.transport,
         )
@@ -194,7 +201,12 @@ def _words(status: Status) -> Iterator[tuple[str, str]]:
         yield "note", warning
     if status.profile:
         yield "profile", f"{status.profile} ({status.gateway})"
+    for proxy in status.proxies:
+        yield proxy.kind, proxy.listen + (f" to {proxy.target}" if proxy.target else "")
     if status.transport is None:
+        return
+    if status.proxies:
+        yield "transport", status.transport
         return
     yield "transport", f"{status.transport}, {status.datapath} datapath on {status.interface}"
     yield "addresses", " ".join(status.addresses)
@@ -438,7 +450,11 @@ def _parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="write a report without names, addresses and secrets"
     )
 
-    routes_ = commands.add_parser("routes", help="what uses the tunnel")
+    routes_ = commands.add_parser(
+        "routes",
+        help="what uses the tunnel",
+        description="Host names in a profile's list are looked up again at each qvpn up.",
+    )
     route_commands = routes_.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     explain = route_commands.add_parser("explain", help="which way a destination goes, and why")
     explain.set_defaults(run=_explain)

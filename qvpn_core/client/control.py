@@ -2,8 +2,7 @@
 
 One unix stream socket in the runtime directory, mode 0600; one JSON document per line, a request
 answered by a reply, in order; `subscribe` by one reply after the other until the tunnel is over.
-Messages are a closed set and carry no secrets; only the socket's
-owner and root can connect.
+Messages are a closed set and carry no secrets; only the socket's owner and root can connect.
 """
 
 from __future__ import annotations
@@ -106,6 +105,12 @@ class RoutesRequest(msgspec.Struct, frozen=True, tag="routes", tag_field="comman
     excluded: tuple[str, ...] = ()
 
 
+class KillSwitchRequest(msgspec.Struct, frozen=True, tag="kill-switch", tag_field="command"):
+    """Change the kill switch of the running tunnel; answered by Done. The profile stays."""
+
+    mode: KillSwitchMode
+
+
 class RetryRequest(msgspec.Struct, frozen=True, tag="retry", tag_field="command"):
     """Try again now, while a lost tunnel waits or a kill switch holds; answered by Done."""
 
@@ -156,17 +161,18 @@ class Refusal(msgspec.Struct, frozen=True, tag="error", tag_field="reply"):
     hint: str = ""
 
 
-#: What has one answer.
-Question = (
-    StatusRequest
-    | DownRequest
-    | ConnectRequest
+#: What depends on what the session is.
+Concern = (
+    ConnectRequest
     | ExplainRequest
     | SignInRequest
     | RoutesRequest
+    | KillSwitchRequest
     | RetryRequest
     | OfferRequest
 )
+#: What has one answer.
+Question = StatusRequest | DownRequest | Concern
 Request = Question | SubscribeRequest
 Reply = StatusReply | ExplainReply | SignInReply | OfferReply | Done | Refusal
 Answer = Callable[[Question], Awaitable[Reply]]
@@ -180,6 +186,11 @@ class RefusedByAgent(QvpnError):
     """The running agent refused a request; carries its words."""
 
     reason = "agent"
+
+    def __init__(self, what: str, hint: str, cause: str) -> None:
+        super().__init__(what, hint)
+        #: The slug of the agent's own error.
+        self.cause = cause
 
 
 class AgentSilent(QvpnError):
@@ -296,8 +307,24 @@ def ask(request: Question, *, timeout: float = 15.0) -> Reply | None:
             with sock.makefile("rb") as file:
                 line = file.readline(_MAX_LINE)
         except OSError as error:
+            if isinstance(error, ConnectionError) and has_ended():
+                return None
             raise silent(error) from None
+    if not line and has_ended():
+        return None
     return understand(line)
+
+
+def has_ended() -> bool:
+    """Whether nobody listens any more, which is why a connection was cut."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(usable_socket_path()))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            pass  # so many ask that we would have to wait
+    return False
 
 
 def encode(request: Request) -> bytes:
@@ -312,7 +339,7 @@ def understand(line: bytes) -> Reply:
     except msgspec.MsgspecError:
         raise AgentSilent("the running qvpn gave no sensible answer", _KILL) from None
     if isinstance(reply, Refusal):
-        raise RefusedByAgent(reply.what, reply.hint)
+        raise RefusedByAgent(reply.what, reply.hint, reply.reason)
     return reply
 
 

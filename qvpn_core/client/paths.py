@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -44,6 +46,22 @@ def make_private(directory: Path) -> Path:
     """Create `directory` for its owner only (0700), unless it exists. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Nobody else who asks edits files in `directory` meanwhile. Raises OSError."""
+    try:
+        import fcntl
+    except ImportError:  # proxies run on systems without it
+        yield
+        return
+    descriptor = os.open(make_private(directory), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, data: bytes) -> None:

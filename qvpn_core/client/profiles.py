@@ -7,10 +7,11 @@ memory is valid. It does no networking and does not look into `ca_file`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -24,6 +25,7 @@ import msgspec
 from qvpn_core.client import keys, paths
 from qvpn_core.client.keys import KeyPlace
 from qvpn_core.client.planner import RouteMode, RoutePolicy
+from qvpn_core.client.proxy.options import ProxyOptions
 from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.errors import PermissionMissing, QvpnError, UsageError
@@ -34,6 +36,7 @@ from qvpn_core.transport.trust import Trust, parse_pin
 
 DEFAULT_PORT = 443
 PUBLIC_TRUST = Trust()
+NO_PROXY = ProxyOptions()
 ALL_ROUTES = RoutePolicy()
 #: Among exclusions: the networks of the LAN, whatever they are.
 LAN_WORD = "lan"
@@ -75,6 +78,8 @@ class Profile:
     #: Whether to use the name servers that the gateway offers.
     dns: bool = True
     transport: TransportChoice = "auto"
+    #: What the app serves instead of a tunnel, if enabled.
+    proxy: ProxyOptions = NO_PROXY
 
     @property
     def gateway(self) -> str:
@@ -120,12 +125,20 @@ class _Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     use: bool = True
 
 
+class _Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    enabled: bool = NO_PROXY.enabled
+    socks: str = NO_PROXY.socks
+    http: str = NO_PROXY.http
+    forwards: tuple[str, ...] = ()
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     gateway: _Gateway
     credential: _Credential
     trust: _Trust = _Trust()
     routes: _Routes = _Routes()
     dns: _Dns = _Dns()
+    proxy: _Proxy = _Proxy()
 
 
 def make_profile(
@@ -236,6 +249,21 @@ def save(profile: Profile, *, replace: bool = False) -> Path:
     return path
 
 
+def edit(name: str, change: Callable[[Profile], Profile]) -> Profile:
+    """Store a change of a profile as it is now; returns it changed.
+
+    The app and the command line may do so at once, and neither's change is lost. Raises UsageError
+    (unknown, damaged) and QvpnError (disk); then the file is as it was.
+    """
+    try:
+        with paths.exclusive(_directory()):
+            after = change(load(name))
+            save(after, replace=True)
+            return after
+    except OSError as error:
+        raise unwritable(error) from error
+
+
 def check_free(name: str) -> None:
     """Raises UsageError when there is a profile of this name."""
     if _path(name).exists():
@@ -249,9 +277,12 @@ def learn_pins(profile: Profile, pins: tuple[str, ...]) -> Profile:
     """
     learned = changed(profile, trust=Trust(pins=pins))
     if _path(profile.name).exists():
-        stored = load(profile.name)
-        if stored.trust == profile.trust:
-            save(changed(stored, trust=learned.trust), replace=True)
+        edit(
+            profile.name,
+            lambda stored: (
+                changed(stored, trust=learned.trust) if stored.trust == profile.trust else stored
+            ),
+        )
     return learned
 
 
@@ -359,6 +390,8 @@ def _checked(name: str, file: _File) -> Profile:
         raise UsageError("a pin and a CA file exclude each other", "keep one of them")
     expand(_split(gateway.template)[1])  # raises UsageError
     routes = file.routes
+    proxy = ProxyOptions(file.proxy.enabled, file.proxy.socks, file.proxy.http, file.proxy.forwards)
+    proxy.listeners()  # raises UsageError
     return Profile(
         name=check_name(name),
         host=gateway.host,
@@ -374,6 +407,7 @@ def _checked(name: str, file: _File) -> Profile:
         kill_switch=routes.kill_switch,
         dns=file.dns.use,
         transport=gateway.transport,
+        proxy=proxy,
     )
 
 
@@ -397,6 +431,7 @@ def _to_file(profile: Profile) -> _File:
             kill_switch=profile.kill_switch,
         ),
         dns=_Dns(use=profile.dns),
+        proxy=_Proxy(**dataclasses.asdict(profile.proxy)),
     )
 
 

@@ -28,11 +28,16 @@ async def ask(request: control.Question, *, timeout: float = 15.0) -> control.Re
     try:
         async with asyncio.timeout(timeout), _connection() as (reader, writer):
             writer.write(control.encode(request))
-            return control.understand(await reader.readline())
+            line = await reader.readline()
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except (OSError, ValueError) as error:
+        if isinstance(error, ConnectionError) and control.has_ended():
+            return None
         raise control.silent(error) from None
+    if not line and control.has_ended():
+        return None
+    return control.understand(line)
 
 
 async def follow() -> AsyncGenerator[Status, None]:

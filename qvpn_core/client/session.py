@@ -82,6 +82,8 @@ class Session:
         self._policy = policy
         self._attachment = attachment
         self._kill_switch_mode = kill_switch
+        #: Whether there is a helper that holds to the kill switch.
+        self._prepared = False
         self._survey = Survey()
         self._mover = mover
         self._on_up = on_up
@@ -103,6 +105,8 @@ class Session:
         """
         await self._look_around()
         await self._attachment.prepare(self._kill_switch())
+        self._prepared = True
+        await self._hold()  # the user may have been asked for a while, and have changed it
         helper: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
         def lost(error: QvpnError) -> None:
@@ -130,6 +134,20 @@ class Session:
             for each in (self._former, self._link):
                 if each is not None:
                     each.close()
+
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        """Hold back by `mode` from now on; it is in force on return if the session is up.
+
+        Raises NetworkSetupFailed and HelperLost, and then changes nothing.
+        """
+        before, self._kill_switch_mode = self._kill_switch_mode, mode
+        if not self._prepared:
+            return
+        try:
+            await self._hold()
+        except QvpnError:
+            self._kill_switch_mode = before
+            raise
 
     def set_policy(self, policy: RoutePolicy) -> None:
         """Route by `policy` from now on; a live session follows at once, without a gap.
@@ -296,7 +314,7 @@ class Session:
         while not better.done():
             try:
                 async with asyncio.timeout(DEVICE_CHECK):
-                    await link.until(lambda: better.done() or self._plans(link) != self._attached)
+                    await link.until(lambda: better.done() or not self._settled(link))
             except TimeoutError:
                 _check_device(tun)
                 await self._look_around()
@@ -305,9 +323,7 @@ class Session:
 
     async def _apply(self, link: Link) -> None:
         """Make what is planned now so, where it is not."""
-        # A LAN that is left is blocked before its routes go.
-        if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
-            await self._attachment.set_kill_switch(kill_switch)
+        await self._hold()  # a LAN that is left is blocked before its routes go
         plan, dns = self._plans(link)
         if (plan, dns) == self._attached:
             return
@@ -315,6 +331,11 @@ class Session:
         assert link.datapath is not None
         link.datapath.set_addresses(self._own_addresses())
         log.info("the tunnel changed: %d routes, MTU %d", len(plan.routes), plan.mtu)
+
+    async def _hold(self) -> None:
+        """Have the kill switch in force that is wanted now, or none."""
+        if (kill_switch := self._kill_switch()) != self._attachment.kill_switch:
+            await self._attachment.set_kill_switch(kill_switch)
 
     async def _switch(self, link: Link, tun: Tun) -> None:
         """Go on over another link, under the same TUN and addresses."""
@@ -355,6 +376,11 @@ class Session:
             return None
         always = self._kill_switch_mode == "always"
         return plan_kill_switch(self._policy, self._system(), always=always)
+
+    def _settled(self, link: Link) -> bool:
+        """Whether what is planned now is so."""
+        held = self._kill_switch() == self._attachment.kill_switch
+        return held and self._plans(link) == self._attached
 
     @property
     def _attached(self) -> tuple[NetworkPlan | None, DnsPlan | None]:

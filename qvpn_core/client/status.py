@@ -10,11 +10,28 @@ from typing import Literal
 import msgspec
 
 from qvpn_core.client.planner import RouteMode
+from qvpn_core.client.proxy.options import Listener, ProxyKind
 from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
 
 #: What an attempt to connect is at, in this order.
 Stage = Literal["resolving", "handshake", "authenticating", "addresses", "routes"]
+
+
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A place where programs of this machine are served."""
+
+    kind: ProxyKind
+    #: ADDR:PORT.
+    listen: str
+    #: Where a forward leads, as HOST:PORT.
+    target: str | None = None
+
+    @classmethod
+    def of(cls, listener: Listener, listen: str) -> Proxy:
+        """What is served for `listener` at `listen`."""
+        target = str(listener.target) if listener.target is not None else None
+        return cls(kind=listener.kind, listen=listen, target=target)
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +76,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: The slug of the last error while it explains the state (see qvpn_core.errors), and its line.
     reason: str | None = None
     error: str | None = None
+    #: What to open in a browser to sign in to this network, while it lets nobody out before that.
+    portal: str | None = None
     #: What the user chose, and what is in force.
     kill_switch: KillSwitchMode = "off"
     firewall: FirewallPolicy = FirewallPolicy.OPEN
     #: What a person may not expect of the routes on this machine, a line each.
     warnings: tuple[str, ...] = ()
+    #: What is served instead of a tunnel; then there are no addresses and no routes.
+    proxies: tuple[Proxy, ...] = ()
     #: Whose tunnel is up on this machine, when it is another user's.
     other_user: str | None = None

@@ -36,6 +36,7 @@ log = logging.getLogger("qvpn.tunnel")
 PORTAL_RETRY = 5.0
 
 _OVER = frozenset({State.DISCONNECTED, State.FAILED})
+_WANTED = frozenset({State.CONNECTING, State.CONNECTED, State.RECONNECTING})
 #: Seconds between two looks of `watch` at counters and round trips.
 WATCH_INTERVAL = 1.0
 
@@ -182,6 +183,26 @@ class Tunnel:
         self.policy = policy
         self._tell()
 
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        """Hold back by `mode` from now on: a live session at once, an attempt as its first step.
+
+        A pause between two attempts ends. Raises UsageError when no tunnel is wanted, and what
+        `Session.set_kill_switch` raises; then nothing is changed.
+        """
+        if self.state not in _WANTED:
+            raise UsageError(f"the tunnel is {self.state}", "change the profile for the next one")
+        before, self.kill_switch = self.kill_switch, mode
+        try:
+            if self._session is not None:
+                await self._session.set_kill_switch(mode)
+        except QvpnError:
+            self.kill_switch = before
+            raise
+        self._see_kill_switch()
+        if self._session is None and self.state is State.RECONNECTING:
+            self._feed(Event.NETWORK_UP)
+        self._tell()
+
     async def watch(self) -> AsyncGenerator[Status, None]:
         """The status now, after every change and every second, until `run` is over."""
         news = asyncio.Event()
@@ -216,6 +237,7 @@ class Tunnel:
             since=self.since.isoformat(timespec="seconds"),
             reason=error.reason if error else None,
             error=str(error) if error else None,
+            portal=error.url if isinstance(error, CaptivePortal) else None,
         )
 
     @property
@@ -235,9 +257,7 @@ class Tunnel:
 
     def _feed(self, event: Event, error: QvpnError | None = None) -> None:
         now = asyncio.get_running_loop().time()
-        # One that could not be put in force blocks nothing, and giving up then is a failure.
-        held = self._attachment.kill_switch is not None
-        self._machine.kill_switch = self.kill_switch if held else "off"
+        self._see_kill_switch()
         transition = self._machine.handle(event, now)
         if error is not None or transition.after is State.CONNECTED:
             self.error = error
@@ -251,6 +271,11 @@ class Tunnel:
         for listener in tuple(self._listeners):
             listener(Change(transition, error))
         self._tell()
+
+    def _see_kill_switch(self) -> None:
+        # One that could not be put in force blocks nothing, and giving up then is a failure.
+        held = self._attachment.kill_switch is not None
+        self._machine.kill_switch = self.kill_switch if held else "off"
 
     def _staged(self, stage: Stage | None) -> None:
         self._stage = stage

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from qvpn_core.errors import NetworkSetupFailed, QvpnError
+from qvpn_core.errors import NetworkSetupFailed, PermissionMissing, QvpnError
 from qvpn_core.helper import protocol, wire
 from qvpn_core.helper.journal import Journal
 from qvpn_core.helper.log import Log
@@ -36,7 +36,7 @@ class Engine:
     """The effects of one session. Its maker holds the lock of the network namespace."""
 
     def __init__(self, directory: RunDirectory, uid: int, log: Log) -> None:
-        """Undo what an earlier session left. Raises NetworkSetupFailed."""
+        """Undo what an earlier session left. Raises NetworkSetupFailed, PermissionMissing."""
         self._uid = uid
         self._log = log
         self._journal = Journal(directory, log)
@@ -52,6 +52,10 @@ class Engine:
         try:
             self._kernel = NetlinkWatch()
             self._files = FileWatch()
+        except PermissionError as error:
+            raise PermissionMissing(
+                "not allowed to watch the network", "qvpn needs CAP_NET_ADMIN"
+            ) from error
         except OSError as error:
             raise NetworkSetupFailed(f"cannot watch the network ({error.strerror})") from error
         self._undo((*_lost_records(log), *self._journal.left_behind()))

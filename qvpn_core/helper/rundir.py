@@ -46,10 +46,12 @@ def owner() -> Owner | None:
             if os.fstat(fd).st_uid != 0:
                 return None  # root alone can write there; but nothing may depend on that
             found = msgspec.json.decode(file.read(_MAX_OWNER), type=Owner)
-        os.stat(f"/proc/{found.pid}")  # a killed helper leaves its note
+        # A killed helper leaves its note, and its number may be another's by now.
+        with open(f"/proc/{found.pid}/cmdline", "rb") as file:
+            alive = b"qvpn" in file.read(_MAX_OWNER)
     except (OSError, ValueError):
         return None
-    return found
+    return found if alive else None
 
 
 class RunDirectory:

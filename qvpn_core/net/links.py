@@ -130,13 +130,7 @@ class Kernel:
         """Our table's entries, with a kind where they are of one of ours."""
         with _doing("list our routes"):
             entries = list(self._netlink.get_routes(family=_FAMILY[version], table=TABLE))
-        whole = "0.0.0.0" if version == 4 else "::"
-        return {
-            ip_network(f"{entry.get('RTA_DST') or whole}/{entry['dst_len']}"): _KIND.get(
-                entry["type"]
-            )
-            for entry in entries
-        }
+        return {_prefix(entry, version): _KIND.get(entry["type"]) for entry in entries}
 
     def delete_route(self, prefix: Network) -> None:
         """Delete our table's entry for `prefix`; fine when there is none."""
@@ -145,19 +139,17 @@ class Kernel:
 
     def flush_routes(self, version: int) -> None:
         """Delete every route of ours from our table, also while its device takes some with it."""
-        ours = {"family": _FAMILY[version], "table": TABLE, "proto": PROTOCOL}
         for _ in range(_MAX_FLUSHES):
-            try:
-                with _doing("delete our routes"):
-                    self._netlink.flush_routes(**ours)
-                    # Of many, the kernel leaves some out of a list that shrinks as it is read.
-                    if not list(self._netlink.get_routes(**ours)):
-                        return
-            except NetworkSetupFailed as error:
-                # One was gone between the look and its deletion, and those behind it still stand.
-                if _errno(error) not in _ABSENT:
-                    raise
-        raise NetworkSetupFailed("our routes stay", "try again")
+            with _doing("list our routes"):
+                # The whole list first: the kernel cuts one short that shrinks as it is read.
+                ours = list(
+                    self._netlink.get_routes(family=_FAMILY[version], table=TABLE, proto=PROTOCOL)
+                )
+            if not ours:
+                return
+            for entry in ours:
+                self.delete_route(_prefix(entry, version))
+        raise NetworkSetupFailed(f"IPv{version} routes stay in table {TABLE}", "try again")
 
     def add_rule(self, version: int) -> None:
         """Send unmarked traffic to our table first; fine when the rule exists."""
@@ -210,6 +202,12 @@ def bring_up_now(index: int, addresses: Sequence[Interface]) -> None:
 def _entry(prefix: Network) -> dict[str, Any]:
     family = _FAMILY[prefix.version]
     return {"family": family, "dst": str(prefix), "table": TABLE, "proto": PROTOCOL}
+
+
+def _prefix(entry: Any, version: int) -> Network:
+    """The destination of a route as the kernel lists it."""
+    whole = "0.0.0.0" if version == 4 else "::"
+    return ip_network((entry.get("RTA_DST") or whole, entry["dst_len"]))
 
 
 def _rule(version: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How this package meets the event loop: blocking calls in a worker thread, a whole change each.
 
-pyroute2's sync `IPRoute`, nft and sysctl files all block, and the guardian uses the same code
+pyroute2's sync `IPRoute`, nft and sysctl files all block, and the helper uses the same code
 without a loop; so the code is synchronous, and what is async about it goes through `in_thread`. It
 refuses to leave a change half observed: a cancelled caller waits for the thread to finish.
 """

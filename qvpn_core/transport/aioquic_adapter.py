@@ -1,4 +1,6 @@
-"""The one module that touches aioquic's private attributes (pinned to 1.7, see pyproject.toml).
+"""What touches aioquic's private attributes (pinned to 1.7, see pyproject.toml).
+
+Together with `aioquic_streams.py`, which it builds upon, and nobody else.
 
 :class:`TunnelConnection` is aioquic's `QuicConnection` with a short way for 1-RTT packets of the
 active path, in both directions. aioquic stays the authority for handshake, keys, streams,
@@ -9,7 +11,6 @@ connection IDs, timers, loss detection and close; what is added here:
   block all others for ever;
 - the packet size can change while the connection lives, and padded probes of any size can be sent
   (RFC 9000 section 14.4);
-- flow control follows what owners have read, where aioquic doubles every window that was used;
 - the client can move to another local address, and the server follows it carefully (RFC 9000
   section 9): what aioquic lacks of that is here, what it has (challenges, the anti-amplification
   limit, going back to a validated path) is its own;
@@ -37,7 +38,6 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.connection import (
     NetworkAddress,
-    QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
     QuicNetworkPath,
@@ -56,17 +56,22 @@ from aioquic.quic.packet_builder import (
     QuicDeliveryState,
     QuicPacketBuilder,
     QuicPacketBuilderStop,
-    QuicSentPacket,
 )
-from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketPacer, QuicPacketSpace
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
 
 from qvpn_core.auth.exporter import Exporter, tls_exporter
-
-# Update keys after this many packets: half the limit of 2^23 for AES-GCM (RFC 9001 section 6.6).
-KEY_UPDATE_PACKETS = 1 << 22
+from qvpn_core.transport.aioquic_streams import (
+    AEAD_TAG,
+    NONCE,
+    PACKET_NUMBER,
+    SAMPLE,
+    SAMPLE_AT,
+    STREAM_KINDS,
+    BurstPacer,
+    StreamConnection,
+)
 
 # Packets with datagrams that may be unacknowledged: a bound on memory when the peer falls silent,
 # above any bandwidth-delay product that Python can fill.
@@ -84,22 +89,12 @@ _ACK_ROOM = 48
 # Bytes of an HTTP/3 frame that are kept until the rest arrives: no honest head is larger.
 MAX_BUFFERED_FRAME = 64 << 10
 
-# The window of a stream whose owner keeps up grows to this (bytes), from the configured one.
-MAX_STREAM_WINDOW = 1 << 20
-# What the windows of all streams of a connection together may grow by (bytes).
-WINDOW_GROWTH = 16 << 20
 #: Bytes of UDP payload that every QUIC path carries (RFC 9000 section 14).
 BASE_PACKET = 1200
 #: What may be sent to an address that has not been validated, per byte received from there
 #: (RFC 9000 section 8.1).
 AMPLIFICATION = 3
 
-AEAD_TAG = 16
-PACKET_NUMBER = 2  # bytes; what aioquic sends
-_SAMPLE_AT = 4  # bytes from the start of the packet number (RFC 9001 section 5.4.2)
-_SAMPLE = 16
-_NONCE = 12
-_LIMIT_FRAME = 1 + 8 + 8  # bytes of MAX_STREAM_DATA at most (RFC 9000 section 19.10)
 _DATAGRAM = int(QuicFrameType.DATAGRAM)
 _DATAGRAM_WITH_LENGTH = int(QuicFrameType.DATAGRAM_WITH_LENGTH)
 _ACK = int(QuicFrameType.ACK)
@@ -164,7 +159,7 @@ class Batch(NamedTuple):
     payload_bytes: int
 
 
-class TunnelConnection(QuicConnection):
+class TunnelConnection(StreamConnection):
     """A QUIC connection with a short way for datagrams.
 
     Received DATAGRAM payloads gather in `datagrams_received` until the owner takes them. The
@@ -177,7 +172,6 @@ class TunnelConnection(QuicConnection):
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
         self.last_received = 0.0  # when the last valid packet of the short way arrived
-        self._unanswered_since = 0.0
         #: Set when another path is in use than before, by our doing or the peer's; the owner, who
         #: then asks anew what the path carries, clears it.
         self.moved = False
@@ -188,14 +182,12 @@ class TunnelConnection(QuicConnection):
         self._settled_path: QuicNetworkPath | None = None
         self._to_challenge: list[QuicNetworkPath] = []
         self._challenge_again_at = 0.0
-        self._key_update_at = KEY_UPDATE_PACKETS
         #: Packets of ours with datagrams that were declared lost.
         self.packets_lost = 0
         self._large_lost_in_a_row = 0
         #: The first packet number since this process last stood still.
         self._awake_since = 0
         self._exporter: Exporter | None = None
-        self._init_flow_control(configuration)
         # Shared by all packets of a kind: what to tell when one is acknowledged or lost.
         self._small_handlers: list[tuple[Any, Any]] = [(self._delivered, ())]
         self._large_handlers: list[tuple[Any, Any]] = [(self._large_delivered, ())]
@@ -279,139 +271,6 @@ class TunnelConnection(QuicConnection):
         """The application protocol that TLS chose."""
         return self.tls.alpn_negotiated
 
-    def can_write(self, stream_id: int) -> bool:
-        """Whether a stream's sending part is open: neither finished nor reset, by either side."""
-        stream = self._streams.get(stream_id)
-        return (
-            stream is not None
-            and stream.sender._buffer_fin is None
-            and stream.sender._reset_error_code is None
-        )
-
-    # Flow control (RFC 9000 section 4)
-
-    def _init_flow_control(self, configuration: QuicConfiguration) -> None:
-        #: Bytes that were delivered to owners who have not read them, by stream, and in all.
-        self._unread: dict[int, int] = {}
-        self._unread_total = 0
-        #: Windows of the streams that have an owner. The others are read as they arrive.
-        self._windows: dict[int, int] = {}
-        self._growth_left = WINDOW_GROWTH
-        self._delivered_total = 0  # or never to be delivered: the rest of a stream that was reset
-        self._connection_window = configuration.max_data
-        #: Streams whose limit may be worth raising.
-        self._limits_due: set[int] = set()
-
-    def own_stream(self, stream_id: int) -> None:
-        """From now on what arrives on the stream is unread until `bytes_read` says otherwise."""
-        self._unread[stream_id] = 0
-        self._windows[stream_id] = self._configuration.max_stream_data
-
-    def bytes_held(self, stream_id: int, count: int) -> None:
-        """`count` of the bytes that arrived on an owned stream wait for its owner."""
-        self._unread[stream_id] += count
-        self._unread_total += count
-
-    def bytes_read(self, stream_id: int, count: int) -> None:
-        """The owner of a stream has read `count` of its bytes."""
-        self._unread[stream_id] -= count
-        self._unread_total -= count
-        if stream_id in self._streams:
-            self._limits_due.add(stream_id)
-
-    def disown_stream(self, stream_id: int) -> None:
-        """The owner of a stream, if it has one, reads no more of it."""
-        self._unread_total -= self._unread.pop(stream_id, 0)
-        window = self._windows.pop(stream_id, 0)
-        self._growth_left += max(0, window - self._configuration.max_stream_data)
-
-    def admit_streams(self, count: int) -> None:
-        """Let the peer, once known, have that many streams open, each with its full window.
-
-        So one whose owner does not read holds up no other (RFC 9000 section 4.1).
-        """
-        limit = self._local_max_streams_bidi
-        limit.value = max(limit.value, count)
-        self._connection_window = count * self._configuration.max_stream_data + WINDOW_GROWTH
-
-    def unsent(self, stream_id: int) -> int:
-        """Bytes that were written to a stream and never sent."""
-        stream = self._streams.get(stream_id)
-        return 0 if stream is None else stream.sender._buffer_stop - stream.sender.highest_offset
-
-    @property
-    def stream_data_waits(self) -> bool:
-        """Whether streams have something to send, or to send again."""
-        return any(not stream.sender.buffer_is_empty for stream in self._streams.values())
-
-    def abort_stream(self, stream_id: int, error_code: int) -> None:
-        """Reset what is still open of both directions."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            if not stream.sender.is_finished:
-                stream.sender.reset(error_code)
-            if not stream.receiver.is_finished:
-                self.stop_stream(stream_id, error_code)
-
-    def next_event(self) -> quic_events.QuicEvent | None:
-        """As aioquic's; what it delivers counts for flow control."""
-        event = super().next_event()
-        if isinstance(event, quic_events.StreamDataReceived):
-            self._delivered_total += len(event.data)
-            self._limits_due.add(event.stream_id)
-        elif isinstance(event, quic_events.StreamReset):
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
-                receiver = stream.receiver
-                self._delivered_total += receiver.highest_offset - receiver._buffer_start
-        return event
-
-    def _write_stream_limits(
-        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
-    ) -> None:
-        number = stream.stream_id
-        if number not in self._limits_due:
-            return
-        if not stream.receiver.is_finished:
-            window = self._windows.get(number, self._configuration.max_stream_data)
-            unread = self._unread.get(number, 0)
-            limit = stream.receiver._buffer_start - unread + window
-            if limit - stream.max_stream_data_local >= window // 2:
-                if not unread and window <= min(MAX_STREAM_WINDOW // 2, self._growth_left):
-                    if number in self._windows:
-                        self._growth_left -= window
-                        self._windows[number] = 2 * window
-                        limit += window
-                stream.max_stream_data_local = limit
-            if stream.max_stream_data_local_sent != stream.max_stream_data_local:
-                buffer = builder.start_frame(
-                    QuicFrameType.MAX_STREAM_DATA,
-                    capacity=_LIMIT_FRAME,
-                    handler=self._on_max_stream_data_delivery,
-                    handler_args=(stream,),
-                )
-                buffer.push_uint_var(number)
-                buffer.push_uint_var(stream.max_stream_data_local)
-                stream.max_stream_data_local_sent = stream.max_stream_data_local
-        self._limits_due.discard(number)
-
-    def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
-        super()._on_max_stream_data_delivery(delivery, stream)
-        if delivery is not QuicDeliveryState.ACKED and stream.stream_id is not None:
-            self._limits_due.add(stream.stream_id)
-
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        data = self._local_max_data
-        limit = self._delivered_total - self._unread_total + self._connection_window
-        if limit - data.value >= self._connection_window // 2:
-            data.value = limit
-        # aioquic's own method would double the limit when it is half used.
-        used, data.used = data.used, 0
-        try:
-            super()._write_connection_limits(builder, space)
-        finally:
-            data.used = used
-
     def take_issued_connection_ids(self) -> list[bytes]:
         """Connection IDs of ours that were sent to the peer since the last call."""
         issued = [
@@ -440,6 +299,7 @@ class TunnelConnection(QuicConnection):
     @packet_size.setter
     def packet_size(self, size: int) -> None:
         self._max_datagram_size = size
+        self._loss._pacer._max_datagram_size = size
         self.size_confirmed = True
 
     def packet_size_for(self, payload: int) -> int:
@@ -540,15 +400,8 @@ class TunnelConnection(QuicConnection):
         path = self._network_paths[0]
         if not pending or not self.established:
             return Batch((), 0, 0)
-        number = self._packet_number
-        if number >= self._key_update_at:
-            self._key_update_at = number + KEY_UPDATE_PACKETS
-            self.request_key_update()
-        crypto = self._cryptos[_ONE_RTT]
         space = self._spaces[_ONE_RTT]
-        loss = self._loss
-        sent_packets = space.sent_packets
-        limit = MAX_UNACKNOWLEDGED - len(sent_packets)
+        limit = MAX_UNACKNOWLEDGED - len(space.sent_packets)
         if not path.is_validated:
             # RFC 9000 section 9.3.1: whoever is there may not have asked for it.
             credit = AMPLIFICATION * path.bytes_received - path.bytes_sent
@@ -558,31 +411,16 @@ class TunnelConnection(QuicConnection):
         plains, payloads, payload_bytes = self._fill_packets(pending, prefix, room, ack, limit)
         if not plains:
             return Batch((), 0, 0)
-        packets = self._seal(crypto, plains, number)
-        large = self._max_datagram_size - _LARGE_MARGIN
-        for packet in packets:
-            size = len(packet)
-            sent_packets[number] = QuicSentPacket(
-                _ONE_RTT, False, True, False, number, QuicPacketType.ONE_RTT, now, size,
-                self._large_handlers if size >= large else self._small_handlers, _NO_FRAMES,
-            )  # fmt: skip
-            number += 1
-        if not path.is_validated:
-            path.bytes_sent += sum(map(len, packets))
+        large = self._max_datagram_size - _LARGE_MARGIN - self.packet_size_for(0) + 1
+        handlers = [
+            self._large_handlers if len(plain) >= large else self._small_handlers
+            for plain in plains
+        ]
         if ack:
             space.ack_at = None
-            first = sent_packets[self._packet_number]
-            first.delivery_handlers = [
-                *first.delivery_handlers,
-                (self._on_ack_delivery, (space, space.largest_received_packet)),
-            ]
-        space.ack_eliciting_in_flight += len(packets)
-        loss._time_of_last_sent_ack_eliciting_packet = now
-        self._packet_number = number
-        if not self._ack_eliciting_sent_since_receipt:
-            self._close_at = now + self._idle_timeout()
-            self._ack_eliciting_sent_since_receipt = True
-            self._unanswered_since = now
+            told = (self._on_ack_delivery, (space, space.largest_received_packet))
+            handlers[0] = [*handlers[0], told]
+        packets = self._send_packets(plains, handlers, now, in_flight=False)
         return Batch(packets, payloads, payload_bytes)
 
     def _ack_frame(self, space: QuicPacketSpace, room: int, now: float) -> bytes:
@@ -638,57 +476,6 @@ class TunnelConnection(QuicConnection):
             ack = b""
             plains.append(plain)
         return plains, payloads, payload_bytes
-
-    def _seal(self, crypto: CryptoPair, plains: Sequence[bytes], number: int) -> list[bytes]:
-        """Protect packets numbered from `number` (RFC 9001 sections 5.3 and 5.4).
-
-        Like `CryptoPair.encrypt_packet`, but the header protection of all is one cipher call.
-        """
-        if crypto._update_key_requested:
-            crypto._update_key("local_update")
-        send = crypto.send
-        peer_cid = self._peer_cid.cid
-        first = 0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | (PACKET_NUMBER - 1)
-        head = bytes((first,)) + peer_cid
-        if send.hp._is_chacha20:  # type: ignore[union-attr]
-            return [
-                crypto.encrypt_packet(
-                    head + (number + index & 0xFFFF).to_bytes(PACKET_NUMBER, "big"),
-                    plain,
-                    number + index,
-                )
-                for index, plain in enumerate(plains)
-            ]
-        encrypt = send.aead._aead.encrypt  # type: ignore[union-attr]
-        iv = send.aead._iv  # type: ignore[union-attr]
-        sealed = [
-            encrypt(
-                (iv ^ number + index).to_bytes(_NONCE, "big"),
-                plain,
-                head + (number + index & 0xFFFF).to_bytes(PACKET_NUMBER, "big"),
-            )
-            for index, plain in enumerate(plains)
-        ]
-        sample_at = _SAMPLE_AT - PACKET_NUMBER
-        masks = send.hp._encryptor.update(  # type: ignore[union-attr]
-            b"".join([body[sample_at : sample_at + _SAMPLE] for body in sealed])
-        )
-        packets: list[bytes] = []
-        at = 0
-        for body in sealed:
-            masked = number & 0xFFFF ^ int.from_bytes(masks[at + 1 : at + 1 + PACKET_NUMBER], "big")
-            packets.append(
-                b"%c%b%b%b"
-                % (
-                    first ^ masks[at] & 0x1F,
-                    peer_cid,
-                    masked.to_bytes(PACKET_NUMBER, "big"),
-                    body,
-                )
-            )
-            number += 1
-            at += _SAMPLE
-        return packets
 
     # Moving
 
@@ -772,7 +559,7 @@ class TunnelConnection(QuicConnection):
         loss._cc = create_congestion_control(
             self._configuration.congestion_control_algorithm, max_datagram_size=BASE_PACKET
         )
-        loss._pacer = QuicPacketPacer(max_datagram_size=BASE_PACKET)
+        loss._pacer = BurstPacer(max_datagram_size=BASE_PACKET)
         loss._rtt_initialized = False
         loss._rtt_latest = loss._rtt_smoothed = loss._rtt_variance = 0.0
         loss._rtt_min = inf
@@ -785,7 +572,7 @@ class TunnelConnection(QuicConnection):
         path = self._active_path
         if path is not None and path.is_validated and self.size_confirmed:
             if not self._to_challenge:
-                return super().datagrams_to_send(now)
+                return self.send_streams(now)
         size = self._max_datagram_size
         # A challenge is as large as a packet may be (RFC 9000 section 8.2.1). In one that the new
         # path does not carry, it would be lost again and again.
@@ -912,7 +699,7 @@ class TunnelConnection(QuicConnection):
         ):
             return 0
         cid_end = 1 + len(cid)
-        minimum = cid_end + _SAMPLE_AT + _SAMPLE
+        minimum = cid_end + SAMPLE_AT + SAMPLE
         index = start
         for index in range(start, len(batch)):
             data = batch[index]
@@ -933,15 +720,15 @@ class TunnelConnection(QuicConnection):
         recv = crypto.recv
         decrypt, iv, key_phase = _opened(recv)
         cid_end = 1 + len(self.host_cid)
-        sample_at = cid_end + _SAMPLE_AT
+        sample_at = cid_end + SAMPLE_AT
         masks = recv.hp._encryptor.update(  # type: ignore[union-attr]
-            b"".join([data[sample_at : sample_at + _SAMPLE] for data in batch])
+            b"".join([data[sample_at : sample_at + SAMPLE] for data in batch])
         )
         cid = batch[0][1:cid_end]
         acked_from = acked_to = -1  # a run of packet numbers to acknowledge
         handled = False
         for index, data in enumerate(batch):
-            mask = masks[index * _SAMPLE : index * _SAMPLE + 5]
+            mask = masks[index * SAMPLE : index * SAMPLE + 5]
             first = data[0] ^ mask[0] & 0x1F
             length = (first & 0x03) + 1
             body_at = cid_end + length
@@ -955,7 +742,7 @@ class TunnelConnection(QuicConnection):
             try:
                 if (first & 4) >> 2 == key_phase:
                     payload = decrypt(
-                        (iv ^ number).to_bytes(_NONCE, "big"),
+                        (iv ^ number).to_bytes(NONCE, "big"),
                         data[body_at:],
                         bytes((first,)) + cid + number_bytes,
                     )
@@ -1039,6 +826,12 @@ class TunnelConnection(QuicConnection):
                     ack_eliciting = True
                     at = stop
                     continue
+            elif kind in STREAM_KINDS:
+                stop = self._receive_stream(payload, at)
+                if stop:
+                    ack_eliciting = True
+                    at = stop
+                    continue
             elif kind == _PADDING and payload.count(0, at) == end - at:
                 break
             if context is None:
@@ -1099,10 +892,6 @@ def _opened(context: CryptoContext) -> tuple[Callable[[bytes, bytes, bytes], byt
     aead = context.aead
     assert aead is not None
     return aead._aead.decrypt, aead._iv, context.key_phase
-
-
-# Shared by all packets that carry only datagrams: nothing of them is logged.
-_NO_FRAMES: list[Any] = []
 
 
 class TunnelH3Connection(H3Connection):

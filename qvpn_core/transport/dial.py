@@ -439,10 +439,19 @@ class QuicClient:
 
     def __init__(self, dial: QuicDial) -> None:
         self._dial = dial
+        self._left: QvpnError | None = None
 
     @property
     def peer(self) -> Address:
         return self._dial.http.peer
+
+    @property
+    def rtt(self) -> float:
+        return self._dial.http.quic.rtt
+
+    @property
+    def silence(self) -> float:
+        return self._dial.http.silence
 
     def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
         return self._dial.http.quic.export_keying_material(label, context, length)
@@ -455,6 +464,24 @@ class QuicClient:
         self._check()
         return await self._dial.http.request(request, handler)
 
+    @property
+    def closed(self) -> bool:
+        return self._dial.end.done()
+
+    def leave(self) -> None:
+        if self._left is None:
+            http = self._dial.http
+            self._left = TunnelLost("the connection was left")
+            http.withdraw(self._left)
+            if not http.in_use:
+                self.close()
+
+            def vacant() -> None:
+                # Not at once: the last stream says so in the middle of its end.
+                http.call_soon(self.close)
+
+            http.on_vacant = vacant
+
     async def ended(self) -> QvpnError:
         return await asyncio.shield(self._dial.end)
 
@@ -465,6 +492,8 @@ class QuicClient:
     def _check(self) -> None:
         if self._dial.end.done():
             raise self._dial.end.result()
+        if self._left is not None:
+            raise self._left
 
 
 async def _open_path(endpoint: Endpoint, socket_factory: SocketFactory) -> UdpPath:

@@ -494,6 +494,13 @@ class Http2Connection:
         elif number in self.streams.open:
             self.streams.open[number].broke(gone)
 
+    def withdraw(self, error: QvpnError) -> None:
+        """Take back the requests that have no answer yet: they fail with `error`."""
+        for number, stream in list(self._streams.items()):
+            if isinstance(stream.taker, Answer):
+                self.reset(number, H3_REQUEST_CANCELLED)
+                stream.taker.lost(error)
+
     def _refused(self, number: int, done: Callable[[Refused], None], refused: Refused) -> None:
         self.reset(number, H3_REQUEST_CANCELLED)
         done(refused)

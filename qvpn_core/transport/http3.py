@@ -77,6 +77,8 @@ class Http3Tunnel:
         #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
         self.prefix = encode_quarter_stream_id(stream_id) + b"\0"
         self.mtu = connection.tunnel_mtu(len(self.prefix))
+        self._early = b""
+        self._end_told = False
 
     @property
     def peer(self) -> Address:
@@ -88,8 +90,7 @@ class Http3Tunnel:
 
     @property
     def silence(self) -> float:
-        since = self._connection.quic.unanswered_since
-        return 0.0 if since is None else max(0.0, self._connection.now() - since)
+        return self._connection.silence
 
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
@@ -127,12 +128,24 @@ class Http3Tunnel:
 
     # From the connection
 
+    def resume(self, early: bytes, *, ended: bool) -> None:
+        """Take what came before the answer: soon, when the owner is ready, and before all else."""
+        self._early = early
+        soon = self._connection.call_soon
+        if early:
+            soon(self.received_data, b"")
+        if ended:
+            soon(self.received_end)
+
     def received_data(self, data: bytes) -> None:
-        if self._handler is not None:
+        data, self._early = self._early + data, b""
+        if data and self._handler is not None:
             self._handler.capsule_data(data)
 
     def received_end(self) -> None:
-        if self._handler is not None:
+        self.received_data(b"")
+        if self._handler is not None and not self._end_told:
+            self._end_told = True
             self._handler.capsule_end()
 
     def received_packets(self, packets: list[bytes]) -> None:
@@ -247,6 +260,7 @@ class Http3Connection:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self.call_soon = self._loop.call_soon
         self.quic = quic
         self._send = send
         self._on_request = on_request
@@ -295,6 +309,12 @@ class Http3Connection:
         """The address that packets go to now."""
         address = self.quic.get_peer_address()
         return (address[0], address[1]) if address is not None else ("", 0)
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the peer has owed an answer; 0.0 while it owes none."""
+        since = self.quic.unanswered_since
+        return 0.0 if since is None else max(0.0, self.now() - since)
 
     # From the socket
 
@@ -619,15 +639,12 @@ class Http3Connection:
             return tunnel
         self._send_response(stream_id, 200, (("capsule-protocol", "?1"), *headers))
         tunnel = self._open_tunnel(stream_id, handler, ip=ip)
+        early = b""
         if held is not None:
-            data = held.take()
+            early, ended = held.take(), ended or held.ended
             self.quic.disown_stream(stream_id)
             del self.streams[stream_id]
-            if data:
-                self._loop.call_soon(tunnel.received_data, data)
-            ended = ended or held.ended
-        if ended:
-            self._loop.call_soon(tunnel.received_end)
+        tunnel.resume(early, ended=ended)
         if not ip:
             self.quic.admit_streams(settings.MAX_STREAMS)
         self.on_accept()
@@ -691,8 +708,13 @@ class Http3Connection:
         if self.tunnels.pop(stream_id, None):
             self._notice_vacancy()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection carries a tunnel or a stream."""
+        return bool(self.tunnels or self.streams)
+
     def _notice_vacancy(self) -> None:
-        if not self.tunnels and not self.streams and not self._ended:
+        if not self.in_use and not self._ended:
             self.on_vacant()
 
     # For streams; see `streams.StreamCarrier`
@@ -767,6 +789,19 @@ class Http3Connection:
         self.abandon(error)
         for tunnel in list(self.tunnels.values()):
             tunnel.ended(error)
+
+    def withdraw(self, error: QvpnError) -> None:
+        """Take back the requests that have no answer yet: they fail with `error`."""
+        for stream_id in list(self._openings):
+            opening = self._openings.pop(stream_id)
+            if not opening.done():
+                opening.set_exception(error)
+            self.streams[stream_id].reset(H3_REQUEST_CANCELLED)
+        for stream_id in list(self._responses):
+            future, _handler, _ip = self._responses.pop(stream_id)
+            if not future.done():
+                future.set_exception(error)
+            self.abort_stream(stream_id, H3_REQUEST_CANCELLED)
 
     def abandon(self, error: QvpnError | None = None) -> None:
         """Stop all timers and streams; nothing is sent or received from now on."""

@@ -207,18 +207,35 @@ class HttpConnection(Protocol):
     @property
     def peer(self) -> Address: ...
 
+    @property
+    def rtt(self) -> float:
+        """Smoothed round-trip time in seconds; 0.0 before the first sample."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the peer has owed an answer; 0.0 while it owes none."""
+
     def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
         """The TLS exporter (RFC 8446 section 7.5)."""
 
     async def open_stream(self, request: Request) -> HttpStream:
         """Make a classic CONNECT request (without scheme, path and `:protocol`).
 
-        Raises :class:`Refused`, StreamReset, or what ended the connection. Cancelling cancels the
-        request.
+        Raises :class:`Refused`, StreamReset, or what ended the connection, or `leave`. Cancelling
+        cancels the request.
         """
 
     async def open_tunnel(self, request: Request, handler: TunnelHandler) -> HttpTunnel:
         """Make an extended CONNECT request (RFC 9220, RFC 8441). Raises as `open_stream` does."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, for whatever reason."""
+
+    def leave(self) -> None:
+        """Make no more requests, fail those without an answer, and close behind the last that is
+        open. Idempotent.
+        """
 
     async def ended(self) -> QvpnError:
         """Wait until the connection has ended, and return why."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
+from qvpn_core.errors import PortInUse
 from qvpn_core.transport.interface import Address, IncomingRequest
 from qvpn_core.transport.listen import QuicListener
 from qvpn_core.transport.tls_listen import TlsListener
+
+#: How often another port is taken when one that was free on UDP is not on TCP.
+_TRIES: Final = 8
 
 
 class GatewayListener:
@@ -30,20 +35,25 @@ class GatewayListener:
 
         A port 0 becomes a free one, the same on TCP as on UDP.
         """
-        quic = await QuicListener.start(
-            addresses, certificate=certificate, private_key=private_key, on_request=on_request
-        )
-        try:
-            tls = await TlsListener.start(
-                quic.addresses,
-                certificate=certificate,
-                private_key=private_key,
-                on_request=on_request,
+        tries = _TRIES if any(port == 0 for _host, port in addresses) else 1
+        while True:
+            quic = await QuicListener.start(
+                addresses, certificate=certificate, private_key=private_key, on_request=on_request
             )
-        except BaseException:
-            await quic.close()
-            raise
-        return cls(quic, tls)
+            try:
+                tls = await TlsListener.start(
+                    quic.addresses,
+                    certificate=certificate,
+                    private_key=private_key,
+                    on_request=on_request,
+                )
+            except BaseException as error:
+                await quic.close()
+                tries -= 1
+                if tries and isinstance(error, PortInUse):
+                    continue
+                raise
+            return cls(quic, tls)
 
     @property
     def addresses(self) -> list[Address]:

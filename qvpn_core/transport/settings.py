@@ -19,7 +19,7 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds that the gateway keeps a half-open connectio
 
 MAX_DATAGRAM_FRAME = 65535  # bytes; RFC 9221 section 3 recommends it as "no limit"
 MAX_DATA = 1 << 20  # bytes of connection flow control until the peer is known
-MAX_STREAM_DATA = 64 << 10  # bytes per stream at first; aioquic_adapter lets it grow
+MAX_STREAM_DATA = 64 << 10  # bytes per stream at first; aioquic_streams lets it grow
 MAX_STREAMS = 512  # open streams of a peer that is known; aioquic allows 128 to any
 CONNECTION_ID = 8  # bytes: routes a packet at the gateway, unguessable enough
 

@@ -185,10 +185,19 @@ class TlsClient:
         self._dial, self._http = dial, http
         self._room = asyncio.Event()
         http.on_room = self._room.set
+        self._left: QvpnError | None = None
 
     @property
     def peer(self) -> Address:
         return self._dial.peer
+
+    @property
+    def rtt(self) -> float:
+        return self._http.carrier.rtt
+
+    @property
+    def silence(self) -> float:
+        return self._http.carrier.silence
 
     def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
         return self._dial.export_keying_material(label, context, length)
@@ -201,12 +210,14 @@ class TlsClient:
 
     async def _ask(self, ask: Callable[[Callable[[_T | Exception], None]], int]) -> _T:
         end, loop = self._dial.end, asyncio.get_running_loop()
-        while not end.done() and not self._http.may_ask:
+        while not end.done() and self._left is None and not self._http.may_ask:
             # The peer allows no more streams; QUIC would wait by itself.
             self._room.clear()
             await unless_ended(end, asyncio.ensure_future(self._room.wait()))
         if end.done():
             raise end.result()
+        if self._left is not None:
+            raise self._left
         answer: asyncio.Future[_T] = loop.create_future()
         number = ask(_settler(answer))
         try:
@@ -214,6 +225,25 @@ class TlsClient:
         except asyncio.CancelledError:
             self._http.cancel(number)
             raise
+
+    @property
+    def closed(self) -> bool:
+        return self._dial.end.done()
+
+    def leave(self) -> None:
+        if self._left is None:
+            http = self._http
+            self._left = TunnelLost("the connection was left")
+            http.withdraw(self._left)
+            self._room.set()
+            if not http.in_use:
+                self.close()
+
+            def vacant() -> None:
+                # Not at once: the last stream says so in the middle of its end.
+                http.carrier.soon(self.close)
+
+            http.on_vacant = vacant
 
     async def ended(self) -> QvpnError:
         return await asyncio.shield(self._dial.end)

@@ -2,7 +2,8 @@
 
 Moves ciphertext between the kernel and a `TlsChannel`, plaintext between that and HTTP. It asks
 HTTP for more only when the kernel has taken all, so at most one chunk is ever committed and not
-under way. It refuses to wait: no call blocks, and whoever owns it keeps the time limits.
+under way. What only Linux has (few unsent bytes, what TCP knows of the peer) is used there alone.
+It refuses to wait: no call blocks, and whoever owns it keeps the time limits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -71,9 +73,10 @@ class TlsStream:
         self.soon: Callable[..., object] = self._loop.call_soon
         self.export_keying_material = channel.export_keying_material
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, tls_settings.NOTSENT_LOWAT)
-        timeout = int(tls_settings.USER_TIMEOUT * 1000)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+        if sys.platform == "linux":
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, tls_settings.NOTSENT_LOWAT)
+            timeout = int(tls_settings.USER_TIMEOUT * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -252,6 +255,8 @@ class TlsStream:
         self._ended(self._why or TunnelLost("the connection was closed"))
 
     def _tcp_info(self, offset: int) -> int:
+        if sys.platform != "linux":
+            return 0  # proxies go on without, and tunnels are Linux only
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:

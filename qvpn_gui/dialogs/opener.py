@@ -19,6 +19,7 @@ from qvpn_gui.window.main_window import MainWindow
 
 if TYPE_CHECKING:
     from qvpn_gui.dialogs.diagnostics import DiagnosticsDialog
+    from qvpn_gui.dialogs.proxy import ProxyDialog
     from qvpn_gui.dialogs.routes import RoutesDialog
     from qvpn_gui.dialogs.settings import SettingsDialog
 
@@ -34,12 +35,15 @@ class Opener(QObject):
         self._actions = actions
         self._window = window
         self._routes: RoutesDialog | None = None
+        self._proxy: ProxyDialog | None = None
         self._settings: SettingsDialog | None = None
         self._diagnostics: DiagnosticsDialog | None = None
         window.session.routes.connect(self.routes)
         menu.routes.connect(self.routes)
+        window.session.proxy.connect(self.proxy)
         preferences = QKeySequence(QKeySequence.StandardKey.Preferences)
         self._entry(self.tr("What uses the &tunnel…"), self.routes)
+        self._entry(self.tr("&Connect as…"), self.proxy)
         self._entry(self.tr("&Settings…"), self.settings, preferences)
         self._entry(self.tr("&Diagnostics…"), self.diagnostics)
 
@@ -53,6 +57,17 @@ class Opener(QObject):
             self._routes.start()
         _present(self._routes)
         return self._routes
+
+    def proxy(self) -> ProxyDialog:
+        """A tunnel or a proxy for the chosen profile."""
+        from qvpn_gui.dialogs.proxy import ProxyDialog
+
+        if self._proxy is None:
+            self._proxy = ProxyDialog(self._actions, self._window)
+        if not self._proxy.isVisible():
+            self._proxy.start()
+        _present(self._proxy)
+        return self._proxy
 
     def settings(self) -> SettingsDialog:
         """Settings of the app and of the chosen profile."""

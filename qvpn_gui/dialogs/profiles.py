@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import (
@@ -158,7 +157,8 @@ class ProfilesDialog(QDialog):
             button.setEnabled(name is not None and not in_use and not busy)
             button.setToolTip(self.tr("Disconnect first") if in_use else "")
         self.export.setEnabled(name is not None and not busy)
-        self.at_start.setEnabled(name is not None)
+        self.at_start.setEnabled(name is not None and not busy)
+        self.with_session.setEnabled(not busy)
         self.at_start.setChecked(
             name is not None and settings.load_settings().connect_at_start == name
         )
@@ -221,10 +221,7 @@ class ProfilesDialog(QDialog):
         name = self.chosen or ""
 
         def change() -> None:
-            wanted = msgspec.structs.replace(
-                settings.load_settings(), connect_at_start=name if on else ""
-            )
-            settings.save_settings(wanted)
+            settings.edit_settings(connect_at_start=name if on else "")
 
         self._work(change)
 
@@ -247,7 +244,7 @@ class ProfilesDialog(QDialog):
         try:
             await asyncio.to_thread(work)
         except QvpnError as error:
-            words = str(error)
+            words = self._words.problem(error)
         finally:
             self._task = None
         self._say(words)
@@ -260,9 +257,8 @@ class ProfilesDialog(QDialog):
 
 def _rename(old: str, new: str) -> None:
     profiles.rename(old, new)
-    wanted = settings.load_settings()
-    if wanted.connect_at_start == old:
-        settings.save_settings(msgspec.structs.replace(wanted, connect_at_start=new))
+    if settings.load_settings().connect_at_start == old:
+        settings.edit_settings(connect_at_start=new)
 
 
 def _export(name: str, file: Path) -> None:

@@ -43,7 +43,7 @@ from qvpn_gui.dialogs.routes_table import LinesTable, RoutesTable
 from qvpn_gui.dialogs.routes_view import RoutesView
 from qvpn_gui.dialogs.routes_words import RouteWords
 from qvpn_gui.session_model import SessionModel
-from qvpn_gui.words import sentence
+from qvpn_gui.words import Words, sentence
 
 #: Milliseconds without a key after which what is typed is looked at.
 _PAUSE: Final = 200
@@ -68,7 +68,7 @@ class RoutesDialog(QDialog):
         super().__init__(parent)
         self._model = model
         self._actions = actions
-        self._words = RouteWords(self)
+        self._words, self._failures = RouteWords(self), Words(self)
         self.lines = LinesTable(self._words, self)
         self.view = RoutesView(self.lines, RoutesTable(self._words, self), self)
         self.preview: Preview | None = None
@@ -156,12 +156,13 @@ class RoutesDialog(QDialog):
         if missing := names(self.routes) - self._lookups.keys():
             self.view.say_names(self.tr("Looking up names…"))
             self._lookups |= await look_up(missing)
-            self.view.say_names("")
             await self._judge()
 
     async def _judge(self) -> None:
         routes = self.routes
         lookups = {**self._known, **self._lookups}
+        again = self.tr("Names are looked up again each time you connect.")
+        self.view.say_names(again if names(routes) else "")
         found, made = await asyncio.to_thread(self._judged, routes, lookups)
         self.lines.show_findings(found)
         self.preview = made if isinstance(made, Preview) else None
@@ -353,7 +354,9 @@ class RoutesDialog(QDialog):
             await asyncio.to_thread(compile_policy, routes, known)
             await self._actions.apply_routes(self._name, routes, known)
         except QvpnError as error:
-            self.view.say(sentence(str(error)))
+            # What is wrong with the list speaks for itself.
+            typed = isinstance(error, UsageError)
+            self.view.say(sentence(str(error)) if typed else self._failures.problem(error))
             return
         finally:
             self.view.set_busy(False)

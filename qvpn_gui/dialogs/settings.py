@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-from PySide6.QtCore import QFileSystemWatcher, Qt
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -25,13 +24,14 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from qvpn_core.client import paths
 from qvpn_core.errors import QvpnError
 from qvpn_gui import settings, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.dialogs.settings_words import Setting, SettingWords
+from qvpn_gui.watching import FileWatch
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.texts import Dim, Heading, Text
+from qvpn_gui.words import Words
 
 
 class SettingsDialog(QDialog):
@@ -41,15 +41,18 @@ class SettingsDialog(QDialog):
         super().__init__(parent)
         self._actions = actions
         words = SettingWords(self)
-        self._task: asyncio.Task[None] | None = None
+        self._sentences = Words(self)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._profile_title, self._problem = Heading(), Text()
         self.profile_rows = {it.key: _Row(it, self._set_profile) for it in words.of_profile()}
         self.app_rows = {it.key: _Row(it, self._set_app) for it in words.of_app()}
-        self._watcher = QFileSystemWatcher(self)
+        file = settings.settings_file()
+        self._watch = FileWatch(file.parent, file.name, self)
+        self._watch.changed.connect(self.refresh)
         self._build()
-        self._watch()
         actions.profiles_changed.connect(self.refresh)
-        actions.failed.connect(lambda error: self._say(str(error)))
+        actions.failed.connect(self._failed)
         self.refresh()
 
     def _build(self) -> None:
@@ -57,7 +60,12 @@ class SettingsDialog(QDialog):
         self._profile_card = Card()
         self._profile_card.rows.addWidget(self._profile_title)
         self._profile_card.rows.addWidget(
-            Dim(self.tr("Except for the local network, this holds from the next connection on."))
+            Dim(
+                self.tr(
+                    "The kill switch and the local network hold at once, the rest from the next "
+                    "connection on."
+                )
+            )
         )
         app_card = Card()
         app_card.rows.addWidget(Heading(self.tr("This app")))
@@ -88,14 +96,6 @@ class SettingsDialog(QDialog):
             outer.addWidget(part)
         self.resize(520, min(760, round(self.screen().availableGeometry().height() * 0.9)))
 
-    def _watch(self) -> None:
-        try:
-            directory = paths.make_private(paths.config_dir())
-        except OSError:
-            return
-        self._watcher.addPath(str(directory))
-        self._watcher.directoryChanged.connect(self.refresh)
-
     def refresh(self) -> None:
         """Show what holds now, and what is wrong with the file."""
         profile = self._actions.stored_profile()
@@ -104,42 +104,43 @@ class SettingsDialog(QDialog):
             self._profile_title.setText(self.tr("Gateway {name}").format(name=profile.name))
             for key, row in self.profile_rows.items():
                 row.show_value(profile.policy.lan if key == "lan" else getattr(profile, key))
+                row.setEnabled(key == "transport" or not profile.proxy.enabled)
         app, problems = settings.examine_settings()
         for key, row in self.app_rows.items():
             row.show_value(getattr(app, key))
-        settings.set_log_level(app)
         self._say("\n".join(problems))
 
     def _set_profile(self, key: str, value: Any) -> None:
         if key == "lan":
             self._actions.set_lan(value)
+        elif key == "kill_switch":
+            self._actions.set_kill_switch(value)
         else:
             self._actions.change_profile(lambda profile: replace(profile, **{key: value}))
 
     def _set_app(self, key: str, value: Any) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._save(key, value))
+        task = asyncio.get_running_loop().create_task(self._save(key, value))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _save(self, key: str, value: Any) -> None:
-        def work() -> None:
-            settings.save_settings(
-                msgspec.structs.replace(settings.load_settings(), **{key: value})
-            )
-
         try:
-            await asyncio.to_thread(work)
+            async with self._turn:  # in the order of the clicks
+                await asyncio.to_thread(lambda: settings.edit_settings(**{key: value}))
         except QvpnError as error:
-            self._say(str(error))
+            self._failed(error)
         else:
             self.refresh()
-        finally:
-            self._task = None
 
     async def settled(self) -> None:
         """Wait until what was changed is stored."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._actions.settled()
+
+    def _failed(self, error: QvpnError) -> None:
+        self.refresh()  # what was not stored is not shown as if it were
+        self._say(self._sentences.problem(error))
 
     def _say(self, text: str) -> None:
         self._problem.setText(text)

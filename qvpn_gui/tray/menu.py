@@ -37,6 +37,8 @@ class TrayMenu(QMenu):
         self._state.setEnabled(False)
         self._toggle = self.addAction("")
         self._toggle.triggered.connect(actions.toggle)
+        self._sign_in = self.addAction(self.tr("Open the &sign-in page"))
+        self._sign_in.triggered.connect(actions.sign_in)
         self._release = self.addAction(self.tr("&Release the block"))
         self._release.triggered.connect(actions.release)
         self.addSeparator()
@@ -64,6 +66,7 @@ class TrayMenu(QMenu):
         _set_text(self._state, line)
         blocked = status.state is State.BLOCKED
         self._release.setVisible(blocked)
+        self._sign_in.setVisible(status.portal is not None)
         if self._model.wanted:
             _set_text(self._toggle, self.tr("&Disconnect"))
         elif blocked or status.state is State.FAILED:
@@ -77,7 +80,9 @@ class TrayMenu(QMenu):
         )
         self._profiles.menuAction().setVisible(len(names) > 1)
         self._offer_policies()
-        self._kill_switch.menuAction().setVisible(actions.stored_profile() is not None)
+        profile = actions.stored_profile()
+        tunnelled = profile is not None and not (profile.proxy.enabled or status.proxies)
+        self._kill_switch.menuAction().setVisible(tunnelled)
 
     def _offer_policies(self) -> None:
         now = self._policy()
@@ -103,7 +108,9 @@ class TrayMenu(QMenu):
         if status.mode is not None:
             return Policy(status.mode, status.destinations, status.excluded)
         profile = self._actions.stored_profile()
-        return Policy.of(profile.policy) if profile is not None else None
+        if profile is None or profile.proxy.enabled or status.proxies:
+            return None
+        return Policy.of(profile.policy)
 
     def _policy_words(self, policy: Policy) -> str:
         words = self._words.policy(policy.mode, len(policy.destinations), len(policy.excluded))

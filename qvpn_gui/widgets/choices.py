@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from PySide6.QtGui import QAction, QActionGroup
-from PySide6.QtWidgets import QMenu, QWidget
+from PySide6.QtWidgets import QMenu
 
 #: An entry: its text, whether it holds, what choosing it does.
 Choice = tuple[str, bool, Callable[[], None]]
@@ -14,18 +14,14 @@ Choice = tuple[str, bool, Callable[[], None]]
 class Choices(QMenu):
     """Changes only when what it offers changed: in a panel, every change crosses the bus."""
 
-    def __init__(self, title: str, parent: QWidget) -> None:
-        super().__init__(title, parent)
-        self._offered: list[tuple[str, bool]] = []
-
     def offer(
         self, choices: Sequence[Choice], more: tuple[str, Callable[[], None]] | None = None
     ) -> None:
         """Show these choices, and below them a way to more."""
-        offered = [(text, holds) for text, holds, _ in choices]
-        if offered == self._offered:
+        # What is shown, for a click ticks an entry that may be refused afterwards.
+        shown = [(one.text(), one.isChecked()) for one in self.actions() if one.isCheckable()]
+        if shown == [(text, holds) for text, holds, _ in choices]:
             return
-        self._offered = offered
         self.clear()
         group = QActionGroup(self)
         for text, holds, choose in choices:

@@ -18,6 +18,7 @@ class KillSwitchMenu(Choices):
         self._actions = actions
         self.present = ""
         actions.profiles_changed.connect(self.refresh)
+        actions.failed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:

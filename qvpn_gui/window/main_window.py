@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QKeySequence
+from PySide6.QtCore import QEvent, Qt, QTimer, QUrl, Signal
+from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QDesktopServices, QKeySequence
 from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -15,7 +15,7 @@ from PySide6.QtWidgets import (
 )
 
 from qvpn_core.client.states import State
-from qvpn_core.errors import QvpnError
+from qvpn_core.errors import QvpnError, UsageError
 from qvpn_gui import icons, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
@@ -61,6 +61,7 @@ class MainWindow(QWidget):
         self._build_menu()
         self._note_timer.timeout.connect(self._note.hide)
         actions.failed.connect(self._show_failure)
+        actions.portal_open.connect(self._open_portal)
         actions.profiles_changed.connect(self.refresh)
         model.changed.connect(self.refresh)
         self.session.invite.connect(self.profiles)
@@ -144,9 +145,13 @@ class MainWindow(QWidget):
 
     def _show_failure(self, error: QvpnError) -> None:
         """A command that failed beside the session: for a while, at the top."""
-        self._note.setText(f"{self._words.failure(error.reason)}: {error}")
+        self._note.setText(self._words.problem(error))
         self._note.show()
         self._note_timer.start()
+
+    def _open_portal(self, url: str) -> None:
+        if not QDesktopServices.openUrl(QUrl(url)):
+            self._show_failure(UsageError("no browser could be started", f"open {url} in one"))
 
     def present(self) -> None:
         """Come to the front."""

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
+from qvpn_core.helper.errors import NetworkTaken
 from qvpn_gui.remedies import Remedy, network_settings, remedy
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.versions import versions
@@ -23,6 +24,10 @@ class ProblemCard(Card):
     release = Signal()
     #: The user does not want to wait for the next attempt.
     retry = Signal()
+    #: The user wants to see the network's sign-in page.
+    sign_in = Signal()
+    #: The user wants a proxy instead of a tunnel.
+    proxy = Signal()
     #: The user wants to paste a new invite.
     invite = Signal()
 
@@ -46,22 +51,34 @@ class ProblemCard(Card):
     def needed(self) -> bool:
         """Whether there is something to say."""
         status = self._model.status
-        return status.state is State.BLOCKED or status.error is not None
+        if status.state is State.CONNECTING:
+            return False  # what was wrong before may not be so any more
+        told = status.error is not None or status.other_user is not None
+        return status.state is State.BLOCKED or told
 
     def refresh(self) -> None:
         """Show the latest error."""
         status = self._model.status
         blocked = status.state is State.BLOCKED
-        self._remedy = remedy(status.reason, blocked=blocked)
-        title = self._words.failure(status.reason) if status.error else self._words.state(status)
+        other, reason = status.other_user, status.reason
+        if other is not None:
+            reason = NetworkTaken.reason
+        self._remedy = remedy(reason, blocked=blocked, portal=status.portal is not None)
+        told = status.error is not None or other is not None
+        title = self._words.failure(reason) if told else self._words.state(status)
         self._title.setText(title)
-        self._details.setText(sentence(status.error or self._words.meaning(status)))
+        if other is not None:
+            self._details.setText(self._words.other_user(other))
+        else:
+            self._details.setText(sentence(status.error or self._words.meaning(status)))
         self._button.setText(
             {
                 Remedy.RETRY: self.tr("Try &now"),
                 Remedy.NETWORK: self.tr("&Network settings…"),
+                Remedy.SIGN_IN: self.tr("Open the &sign-in page"),
                 Remedy.RELEASE: self.tr("&Release the block"),
                 Remedy.INVITE: self.tr("Use a new &invite…"),
+                Remedy.PROXY: self.tr("Use a &proxy instead…"),
                 Remedy.COPY: self.tr("Copy &details"),
             }[self._remedy]
         )
@@ -75,10 +92,14 @@ class ProblemCard(Card):
                 command = network_settings()
                 if command is not None:
                     QProcess.startDetached(command[0], list(command[1:]))
+            case Remedy.SIGN_IN:
+                self.sign_in.emit()
             case Remedy.RELEASE:
                 self.release.emit()
             case Remedy.INVITE:
                 self.invite.emit()
+            case Remedy.PROXY:
+                self.proxy.emit()
             case Remedy.COPY:
                 QGuiApplication.clipboard().setText(details(self._model.status))
                 self._button.setText(self.tr("Copied"))

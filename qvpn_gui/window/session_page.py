@@ -17,8 +17,9 @@ from qvpn_gui.window.details_card import DetailsCard
 from qvpn_gui.window.kill_switch_menu import KillSwitchMenu
 from qvpn_gui.window.problem_card import ProblemCard
 from qvpn_gui.window.progress_card import ProgressCard
+from qvpn_gui.window.proxy_card import ProxyCard
 from qvpn_gui.window.traffic_card import TrafficCard
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 
 _ATTEMPTS = frozenset({State.CONNECTING, State.RECONNECTING})
 
@@ -28,6 +29,8 @@ class SessionPage(QWidget):
 
     #: The user wants to see or change which destinations use the tunnel.
     routes = Signal()
+    #: The user wants to choose between a tunnel and a proxy.
+    proxy = Signal()
     #: The user wants to paste a new invite.
     invite = Signal()
 
@@ -49,6 +52,8 @@ class SessionPage(QWidget):
         self.progress = ProgressCard(model, words)
         self.traffic = TrafficCard(model, words)
         self.details = DetailsCard(model, words)
+        self.proxies = ProxyCard(model, words)
+        self.connection_row = RowButton()
         self.route_row = RowButton()
         self.kill_switch_row = RowButton()
         self._kill_switch = KillSwitchMenu(actions, self)
@@ -57,7 +62,10 @@ class SessionPage(QWidget):
         self.button.clicked.connect(actions.toggle)
         self.problem.release.connect(actions.release)
         self.problem.retry.connect(actions.retry)
+        self.problem.sign_in.connect(actions.sign_in)
         self.problem.invite.connect(self.invite)
+        self.problem.proxy.connect(self.proxy)
+        self.connection_row.clicked.connect(self.proxy)
         self.route_row.clicked.connect(self.routes)
         self.kill_switch_row.clicked.connect(self._choose_kill_switch)
         model.changed.connect(self.refresh)
@@ -70,7 +78,9 @@ class SessionPage(QWidget):
             text.setAlignment(centre)
         self._choices.rows.setContentsMargins(8, 6, 8, 6)
         self._choices.rows.setSpacing(4)
-        for row in (self.route_row, Separator(), self.kill_switch_row):
+        #: What has a meaning for a tunnel only.
+        self._of_tunnel = (self.route_row, Separator(), self.kill_switch_row, Separator())
+        for row in (*self._of_tunnel, self.connection_row):
             self._choices.rows.addWidget(row)
         rows = QVBoxLayout(self)
         rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
@@ -83,7 +93,9 @@ class SessionPage(QWidget):
         rows.addSpacing(theme.SPACE)
         rows.addWidget(self.button, alignment=centre)
         rows.addSpacing(theme.SPACE * 2)
-        for card in (self.problem, self.progress, self.traffic, self._choices, self.details):
+        for card in (
+            self.problem, self.progress, self.proxies, self.traffic, self._choices, self.details,
+        ):  # fmt: skip
             rows.addWidget(card)
         rows.addStretch(1)
 
@@ -105,8 +117,11 @@ class SessionPage(QWidget):
         self.button.set_quiet(model.wanted or status.state is State.DISCONNECTING)
         self.button.setEnabled(self._actions.profile is not None)
         self.problem.setVisible(self.problem.needed)
-        self.progress.setVisible(status.state in _ATTEMPTS and not self.problem.needed)
-        up = status.state is State.CONNECTED
+        proxied = bool(status.proxies)
+        attempt = status.state in _ATTEMPTS and not proxied
+        self.progress.setVisible(attempt and not self.problem.needed)
+        self.proxies.setVisible(proxied and status.state in (*_ATTEMPTS, State.CONNECTED))
+        up = status.state is State.CONNECTED and not proxied
         self.traffic.setVisible(up)
         self.details.setVisible(up)
         self._show_choices()
@@ -122,13 +137,29 @@ class SessionPage(QWidget):
         if status.gateway and status.state is not State.DISCONNECTED:
             return status.gateway
         profile = self._actions.stored_profile()
-        return profile.gateway if profile is not None else ""
+        if profile is not None:
+            return profile.gateway
+        damage = self._actions.damage()
+        return sentence(str(damage)) if damage is not None else ""
 
     def _show_choices(self) -> None:
         status = self._model.status
+        profile = self._actions.stored_profile()
+        if self._model.wanted:
+            proxied = bool(status.proxies)
+        else:
+            proxied = profile is not None and profile.proxy.enabled
+        self.connection_row.set_row(
+            self.tr("Connect &as"), self.tr("Proxy only") if proxied else self.tr("Tunnel")
+        )
+        for part in self._of_tunnel:
+            part.setVisible(not proxied)
+        if proxied:
+            self._choices.show()
+            return
         if status.mode is not None:
             mode, only, besides = status.mode, len(status.destinations), len(status.excluded)
-        elif (profile := self._actions.stored_profile()) is not None:
+        elif profile is not None:
             policy = profile.policy
             mode, only, besides = policy.mode, len(policy.destinations), len(policy.excluded)
         else:

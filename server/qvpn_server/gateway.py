@@ -41,6 +41,7 @@ from qvpn_server.enrolment import is_enrolment, receive_enrolment
 from qvpn_server.forwarding import BATCH, Forwarder
 from qvpn_server.identity import announced_pins
 from qvpn_server.live import LivePolicies
+from qvpn_server.lookups import LookUps
 from qvpn_server.network import gateway_network
 from qvpn_server.registry import Device, DevicePolicy, Invite, Registry
 from qvpn_server.services import Services, service_target
@@ -72,7 +73,8 @@ class Gateway:
         self._forwarder = forwarder
         self.services = Services(config, self._announcement)
         self.policies = LivePolicies(config, registry, sessions, self.services)
-        self._authenticator = Authenticator(registry)
+        self._lookups = LookUps(registry, config)
+        self._authenticator = Authenticator(registry, self._lookups)
         self._site = Site.built_in(0)
         #: SPKI pins that devices are told; empty when an authority vouches for the gateway.
         self._pins: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ class Gateway:
             if isinstance(caller, Invite) and is_enrolment(request):
                 receive_enrolment(incoming, caller, self._registry, lambda: self._pins)
             elif device is not None and service is not None:
-                policy = self._registry.policy_of(device, self._config)
+                policy = self._lookups.policy_of(device)
                 self.services.serve(incoming, device, policy, *service)
             elif device is None or scope is None:
                 incoming.respond(*self._site.answer(request, now))
@@ -102,7 +104,7 @@ class Gateway:
                 words = "this gateway does not limit tunnels to a target or protocol"
                 incoming.respond(*refusal(request, 501, words, now))
             else:
-                policy = self._registry.policy_of(device, self._config)
+                policy = self._lookups.policy_of(device)
                 full = self.policies.no_room(device, policy)
                 if full is not None:
                     incoming.respond(*refusal(request, 503, full, now))

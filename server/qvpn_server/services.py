@@ -131,6 +131,7 @@ class Services:
             return
         if user is None:
             user = self._users[device.id] = _User(device, policy, "")
+        user.device, user.policy = device, policy
         user.peer = join_host_port(*incoming.peer)
         flow = _Flow(protocol, target)
         user.flows.add(flow)

@@ -75,6 +75,7 @@ def _windows() -> Iterator[tuple[str, object]]:
     from qvpn_gui.actions import Actions
     from qvpn_gui.dialogs.defect import DefectDialog
     from qvpn_gui.dialogs.profiles import ProfilesDialog
+    from qvpn_gui.dialogs.proxy import ProxyDialog
     from qvpn_gui.dialogs.settings import SettingsDialog
     from qvpn_gui.session_model import SessionModel
     from qvpn_gui.window.main_window import MainWindow
@@ -100,6 +101,10 @@ def _windows() -> Iterator[tuple[str, object]]:
     yield "profiles", ProfilesDialog(model, Actions(model), words)
     yield "routes", _routes(model)
     yield "settings", SettingsDialog(Actions(model))
+    proxy = ProxyDialog(Actions(model))
+    proxy.start()
+    proxy.proxy.click()
+    yield "proxy", proxy
     yield "diagnostics", _diagnostics(model)
     yield "defect", DefectDialog("Traceback (most recent call last):\n  …\nZeroDivisionError")
 

@@ -11,7 +11,7 @@ import msgspec
 from PySide6.QtGui import QColor, QPalette
 
 from qvpn_core.client.states import State
-from qvpn_core.client.status import Status
+from qvpn_core.client.status import Proxy, Status
 from qvpn_gui.session_model import Sample
 
 _NAMED: Final = Status(profile="work", gateway="vpn.example.org", mode="all")
@@ -53,11 +53,31 @@ STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
         "reconnecting": _failed(
             "tunnel-lost", "the gateway closed the connection", State.RECONNECTING
         ),
+        "proxy": msgspec.structs.replace(
+            _NAMED,
+            mode=None,
+            state=State.CONNECTED,
+            since="2026-11-23T09:41:00+00:00",
+            transport="quic",
+            proxies=(
+                Proxy(kind="socks", listen="127.0.0.1:1080"),
+                Proxy(kind="forward", listen="127.0.0.1:2222", target="git.example.org:22"),
+            ),
+        ),
         "disconnecting": msgspec.structs.replace(_NAMED, state=State.DISCONNECTING),
         "failed": _failed(
             "unreachable",
             "no answer from 203.0.113.9:443 within 10 seconds: check the address, that the "
             "gateway runs, and that UDP is not blocked",
+        ),
+        "portal": msgspec.structs.replace(
+            _failed(
+                "captive-portal",
+                "this network lets nobody out before they have signed in: run qvpn sign-in, and "
+                "open http://portal.example/login in a browser",
+                State.RECONNECTING,
+            ),
+            portal="http://portal.example/login",
         ),
         "blocked": _failed("unreachable", "no answer from 203.0.113.9:443", State.BLOCKED),
     }

@@ -100,6 +100,12 @@ def test_a_block_is_released_whatever_led_to_it() -> None:
     assert remedies.remedy(None, blocked=False) is Remedy.COPY
 
 
+def test_a_sign_in_page_that_can_be_opened_is_what_helps_also_behind_a_block() -> None:
+    for blocked in (False, True):
+        assert remedies.remedy("captive-portal", blocked=blocked, portal=True) is Remedy.SIGN_IN
+    assert remedies.remedy("captive-portal", blocked=True) is Remedy.RELEASE
+
+
 # Settings and memory
 
 
@@ -215,6 +221,8 @@ def test_the_menu_has_everything_and_leads_with_the_state(
     assert (second, rest) == ("Disconnect", after)
     model.show(STATUSES["blocked"])
     assert entries(menu)[1:3] == ["Try again", "Release the block"]
+    model.show(STATUSES["portal"])
+    assert entries(menu)[1:3] == ["Disconnect", "Open the sign-in page"]
 
 
 def test_profiles_and_modes_of_the_kill_switch_are_ticked(

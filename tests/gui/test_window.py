@@ -58,6 +58,7 @@ def texts(window: MainWindow) -> str:
         ("reconnecting", "Reconnecting…", "Disconnect", ["connection was lost", "Try now"]),
         ("disconnecting", "Disconnecting…", "Please wait…", ["as it was"]),
         ("failed", "Connection failed", "Try again", ["does not answer", "UDP is not blocked"]),
+        ("portal", "Reconnecting…", "Disconnect", ["wants you to sign in", "sign-in page"]),
         ("blocked", "Blocked", "Try again", ["lets nothing out", "Release the block"]),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from qvpn_core.client import control
 from tests.world import Capture, Namespace, Seen, plan, probes
 from tests.world.machine import Machine
 from tests.world.packets import ICMP, ICMP6, TCP, UDP
@@ -265,6 +266,31 @@ def online(cable: Cable) -> bool:
         return probes.source_seen(cable.host, plan.ALPHA.v4, 1.0) == plan.GATEWAY4
     except OSError:
         return False
+
+
+def test_a_kill_switch_is_changed_under_a_live_tunnel(
+    cable: Cable, client: VpnClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QVPN_RUNTIME_DIR", client.environment["QVPN_RUNTIME_DIR"])
+    client.up(*ALL)
+    since = client.status()["since"]
+    for mode, firewall in (("on", "block"), ("off", "open"), ("on", "block")):
+        assert control.ask(control.KillSwitchRequest(mode)) == control.Done()
+        status = client.status()
+        assert (status["kill_switch"], status["firewall"]) == (mode, firewall)
+        assert ("qvpn_kill_switch" in cable.host.run(["nft", "list", "tables"]).stdout) == (
+            mode == "on"
+        )
+    assert (status["state"], status["since"]) == ("connected", since)
+    reachable(cable, plan.GATEWAY4)
+    with cable.tight("the client is killed"):
+        pid = client.agent()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: "qvpn0" not in cable.host.ip("link show"), "the tunnel is gone")
+        time.sleep(WHILE)
+    client.command("unlock")
+    reachable(cable, plan.ROUTER4)
 
 
 def test_a_tunnel_that_is_given_up_stays_blocked_until_down(

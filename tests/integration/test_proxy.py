@@ -99,7 +99,7 @@ def https(vpn: Vpn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     listener = vpn.world.internet.socket(socket.AF_INET6, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", HTTPS_PORT))
-    listener.listen(64)
+    listener.listen(256)
 
     def serve() -> None:
         while True:
@@ -160,6 +160,58 @@ def test_where_udp_is_blocked_tls_carries_the_same(vpn: Vpn, https: Path) -> Non
                 assert (got.returncode, len(got.stdout)) == (0, 90_000)
     finally:
         vpn.world.relay.clear()
+
+
+def test_the_better_transport_is_used_and_what_is_open_goes_on(vpn: Vpn) -> None:
+    relay, host = vpn.world.relay, vpn.clients[0].host
+    relay.set(block_udp=True)
+    try:
+        with proxy(vpn, "proxy", "home", "--socks", "127.0.0.1:0") as running:
+            address = running.address()
+            with closing(opened(host, address)) as on_tls:
+                relay.set(block_udp=False)
+                begin = time.monotonic()
+                until(lambda: "moved from tls to quic" in running.log.read_text(), "QUIC", 60.0)
+                print(f"streams: back on QUIC {time.monotonic() - begin:.2f} s after its return")
+                with closing(opened(host, address)) as on_quic:
+                    echoes(on_tls)
+                    assert vpn.gateway.peek()["connections"] == 2
+                    on_tls.close()
+                    until(lambda: vpn.gateway.peek()["connections"] == 1, "TLS is closed")
+                    relay.set(block_udp=True)
+                    begin = time.monotonic()
+                    echoes_later = threading.Thread(target=echoes, args=(on_quic,))
+                    echoes_later.start()
+                    # Asked for on QUIC, which is silent, and again on TLS.
+                    opened(host, address).close()
+                    took = time.monotonic() - begin
+                    print(f"streams: a new one {took:.2f} s after UDP was dropped")
+                    assert took < 5.0
+                    assert "moved from quic to tls" in running.log.read_text()
+                    relay.set(block_udp=False)
+                    echoes_later.join()  # the old one was only slow
+                    echoes(on_quic)
+    finally:
+        relay.clear()
+
+
+def opened(host: Namespace, proxy: tuple[str, int]) -> socket.socket:
+    """A connection to the echo service, which works."""
+    code, sock = host.call(socks_connect, proxy, plan.ALPHA.v4, plan.ECHO_PORT)
+    assert code == 0
+    echoes(sock)
+    return sock
+
+
+def echoes(sock: socket.socket) -> None:
+    """The echo service answers."""
+    sock.settimeout(PATIENCE)
+    sock.sendall(b"hello\n")
+    got = b""
+    while got != b"hello\n":
+        data = sock.recv(16)
+        assert data, "the connection ended"
+        got += data
 
 
 def test_curl_fetches_https_through_the_http_proxy(vpn: Vpn, https: Path) -> None:
@@ -287,6 +339,34 @@ def test_two_hundred_streams_at_once_and_one_that_is_stalled(
     assert grown < 100 << 20  # bytes; the stalled one alone asks for 200 MB
     status = vpn.gateway.peek()["service_totals"]
     assert status["opened"] >= 201
+
+
+def test_two_hundred_downloads_of_curl_over_tls_and_one_that_nobody_reads(
+    socks: tuple[Namespace, tuple[str, int]], https: Path
+) -> None:
+    host, (address, port) = socks
+    proxied = ("--proxy", f"socks5h://{address}:{port}")
+    curl(host, "--version")  # or skip
+    endless = f"http://{plan.ALPHA.v4}/bytes/200000000"
+    stalled = host.popen(["curl", "-sS", *proxied, endless], stdout=subprocess.PIPE)
+    assert stalled.stdout is not None
+    try:
+        assert stalled.stdout.read(1)  # it has begun; the rest stays in the pipe
+        got = host.run(
+            ["curl", "-sS", "--no-progress-meter", "--parallel", "--parallel-immediate",
+             "--parallel-max", "200", "--http1.1", "-m", "60", *proxied,
+             "--cacert", str(https), "-o", "/dev/null",
+             "-w", "%{http_code} %{size_download}\n", "https://www.alpha.test/[1-200]"],
+            check=False, timeout=90,
+        )  # fmt: skip
+        assert (got.returncode, got.stderr) == (0, "")
+        assert got.stdout.splitlines() == ["200 90000"] * 200
+        assert stalled.poll() is None
+        assert len(stalled.stdout.read(1 << 20)) == 1 << 20, "it goes on when it is read"
+    finally:
+        stalled.kill()
+        stalled.wait()
+        stalled.stdout.close()
 
 
 def resident(pid: int) -> int:
@@ -454,7 +534,8 @@ sys.meta_path.insert(0, Absent())
 sys.platform = "win32"
 for module, names in (
     (os, "geteuid getuid fork memfd_create setns"),
-    (socket, "SOCK_CLOEXEC SO_MARK AF_NETLINK SCM_RIGHTS CMSG_SPACE CMSG_LEN IP_PKTINFO"),
+    (socket, "SOCK_CLOEXEC SO_MARK AF_NETLINK SCM_RIGHTS CMSG_SPACE CMSG_LEN IP_PKTINFO TCP_INFO"
+     " TCP_USER_TIMEOUT"),
     (signal, "SIGHUP"),
 ):
     for name in names.split():
@@ -475,19 +556,26 @@ sys.exit(status)
 """
 
 
-def test_it_runs_where_nothing_of_linux_is(vpn: Vpn, tmp_path: Path, https: Path) -> None:
+@pytest.mark.parametrize("transport", ["quic", "tls"])
+def test_it_runs_where_nothing_of_linux_is(
+    vpn: Vpn, tmp_path: Path, https: Path, transport: str
+) -> None:
     script = tmp_path / "elsewhere.py"
     script.write_text(ELSEWHERE)
     client = vpn.clients[0]
     argv = (sys.executable, str(script))
-    running = Proxy(client, "proxy", "home", "--socks", "127.0.0.1:0", argv=argv)
-    address, port = running.address()
-    got = curl(
-        client.host, "--proxy", f"socks5h://{address}:{port}", "--cacert", str(https),
-        "https://www.alpha.test/",
-    )  # fmt: skip
-    assert (got.returncode, len(got.stdout)) == (0, 90_000)
-    assert running.stop() in (0, 130)
+    vpn.world.relay.set(block_udp=transport == "tls")
+    try:
+        running = Proxy(client, "proxy", "home", "--socks", "127.0.0.1:0", argv=argv)
+        address, port = running.address()
+        got = curl(
+            client.host, "--proxy", f"socks5h://{address}:{port}", "--cacert", str(https),
+            "https://www.alpha.test/",
+        )  # fmt: skip
+        assert (got.returncode, len(got.stdout)) == (0, 90_000)
+        assert running.stop() in (0, 130)
+    finally:
+        vpn.world.relay.clear()
 
 
 def test_it_needs_no_rights(vpn: Vpn) -> None:

@@ -45,11 +45,11 @@ def _gather() -> dict[str, str]:
 
 
 def _sysctls() -> list[str]:
-    """Forwarding and every per-interface setting of both families."""
-    lines = [f"ipv4/ip_forward = {(_SYSCTLS / 'ipv4/ip_forward').read_text().strip()}"]
-    for path in sorted(_SYSCTLS.glob("ipv[46]/conf/*/*")):
+    """Every setting of both families, of all interfaces and of none."""
+    lines = []
+    for path in sorted(_SYSCTLS.glob("ipv[46]/**/*")):
         try:
             lines.append(f"{path.relative_to(_SYSCTLS)} = {path.read_text().strip()}")
-        except OSError:  # stable_secret before one was set
+        except OSError:  # a directory, one only to be written, or stable_secret before it was set
             continue
     return lines

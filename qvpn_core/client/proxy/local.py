@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from qvpn_core.client.profiles import join_host_port
 from qvpn_core.client.proxy.http_connect import (
     ESTABLISHED,
     BadRequest,
@@ -22,6 +21,7 @@ from qvpn_core.client.proxy.http_connect import (
     encode_refusal,
 )
 from qvpn_core.client.proxy.link import GatewayLink
+from qvpn_core.client.proxy.options import Listener, format_address
 from qvpn_core.client.proxy.refusals import Refusal, ServiceRefused
 from qvpn_core.client.proxy.socks import (
     Command,
@@ -58,6 +58,19 @@ class Service:
     serve: Serve
 
 
+def service(link: GatewayLink, listener: Listener) -> Service:
+    """What is served at a place to listen at."""
+    match listener:
+        case Listener("socks"):
+            serve = socks(link)
+        case Listener("http"):
+            serve = http(link)
+        case Listener("forward", _, target):
+            assert target is not None
+            serve = forward(link, target)
+    return Service(listener.listen, serve)
+
+
 class Listeners:
     """Bound sockets; `serve_all` accepts on them."""
 
@@ -69,7 +82,7 @@ class Listeners:
         """Listen; returns the address with its real port. Raises PortInUse, UsageError."""
         host, port = service.listen
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        text = join_host_port(host, port)
+        text = format_address(service.listen)
         try:
             sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except PermissionError:
@@ -80,7 +93,7 @@ class Listeners:
             ) from error
         sock.setblocking(False)
         self._bound.append((sock, service.serve))
-        return join_host_port(host, sock.getsockname()[1])
+        return format_address((host, sock.getsockname()[1]))
 
     async def serve_all(self) -> None:
         """Accept until cancelled; then everything ends."""

@@ -1,6 +1,6 @@
-"""`qvpn proxy` and `qvpn forward` as one program in the foreground: connect, listen, until the end.
+"""Proxies and forwards from connecting to their end; `run` is the whole of a program in foreground.
 
-It prints nothing but where it listens, by the function it is given.
+It prints nothing, but says where it listens to the function that it is given.
 """
 
 from __future__ import annotations
@@ -9,60 +9,72 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.proxy import local
 from qvpn_core.client.proxy.link import GatewayLink
-from qvpn_core.client.proxy.local import Listeners, Serve, Service
+from qvpn_core.client.proxy.options import Listener
+from qvpn_core.client.status import Proxy
 from qvpn_core.errors import QvpnError
-from qvpn_core.transport.interface import Address
 
-#: What to listen for: words for a person, an address, and how to serve once there is a link.
-Wanted = tuple[str, Address, Callable[[GatewayLink], Serve]]
+#: Is told where it listens, with the real ports.
+Say = Callable[[tuple[Proxy, ...]], None]
 
 
-def run(profile: Profile, wanted: Sequence[Wanted], say: Callable[[str], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP. Raises QvpnError when it cannot start or go on."""
-    _raise_descriptor_limit()
+def run(profile: Profile, wanted: Sequence[Listener], say: Say) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP. Raises QvpnError when it cannot start or go on.
+
+    `say` is called once it is connected.
+    """
+    raise_descriptor_limit()
     # Sockets of our own need a loop that watches descriptors, which Windows' default one cannot.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(_until_interrupted(profile, wanted, say))
 
 
-async def _until_interrupted(
-    profile: Profile, wanted: Sequence[Wanted], say: Callable[[str], None]
-) -> None:
+async def _until_interrupted(profile: Profile, wanted: Sequence[Listener], say: Say) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         # Elsewhere Ctrl-C cancels us, which ends things as well.
         with suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stopped.set)
-    work = asyncio.create_task(_serve(profile, wanted, say))
+    bound: list[tuple[Proxy, ...]] = []
+
+    def changed(error: QvpnError | None) -> None:
+        if error is None and bound:
+            say(bound.pop())
+
+    await until(stopped, serve(GatewayLink(profile, on_change=changed), wanted, bound.append))
+
+
+async def until(stopped: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do `work` until it is over or `stopped`; raises what it raises. Nothing of it is left."""
+    task = asyncio.create_task(work)
     waiting = asyncio.create_task(stopped.wait())
     try:
-        await asyncio.wait((work, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
-        if not work.done():
-            work.cancel()
-        await asyncio.wait((work, waiting))
-    if not work.cancelled():
-        work.result()
+        if not task.done():
+            task.cancel()
+        await asyncio.wait((task, waiting))
+    if not task.cancelled():
+        task.result()
 
 
-async def _serve(profile: Profile, wanted: Sequence[Wanted], say: Callable[[str], None]) -> None:
-    link = GatewayLink(profile)
-    listeners = Listeners()
+async def serve(link: GatewayLink, wanted: Sequence[Listener], bound: Say) -> None:
+    """Listen, connect, and serve until cancelled; `bound` is called before it is connected.
+
+    Raises QvpnError when it cannot start or go on.
+    """
+    listeners = local.Listeners()
     try:
         # Bound first: what is wrong with an address needs no gateway to be found out.
-        bound = [
-            (words, listeners.bind(Service(address, make(link)))) for words, address, make in wanted
-        ]
+        bound(tuple(Proxy.of(each, listeners.bind(local.service(link, each))) for each in wanted))
         await link.connect()
-        for words, address in bound:
-            say(f"{words} at {address}")
         async with asyncio.TaskGroup() as group:
             group.create_task(link.run())
             group.create_task(listeners.serve_all())
@@ -81,7 +93,7 @@ def _first(group: BaseExceptionGroup[QvpnError]) -> QvpnError:
     return error
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     """Each program's connection is a socket; the soft limit is often 256 or 1024."""
     if sys.platform == "win32":
         return

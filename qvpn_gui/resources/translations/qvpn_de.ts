@@ -409,6 +409,10 @@
         <translation>Was den &amp;Tunnel nutzt …</translation>
     </message>
     <message>
+        <source>&amp;Connect as…</source>
+        <translation>&amp;Verbinden als …</translation>
+    </message>
+    <message>
         <source>&amp;Settings…</source>
         <translation>&amp;Einstellungen …</translation>
     </message>
@@ -421,12 +425,16 @@
     <name>ProblemCard</name>
     <message>
         <source>Try &amp;now</source>
-        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants a proxy instead of a tunnel. The user wants to paste a new invite.</extracomment>
         <translation>&amp;Jetzt versuchen</translation>
     </message>
     <message>
         <source>&amp;Network settings…</source>
         <translation>&amp;Netzwerkeinstellungen …</translation>
+    </message>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>An&amp;meldeseite öffnen</translation>
     </message>
     <message>
         <source>&amp;Release the block</source>
@@ -435,6 +443,10 @@
     <message>
         <source>Use a new &amp;invite…</source>
         <translation>Neue &amp;Einladung verwenden …</translation>
+    </message>
+    <message>
+        <source>Use a &amp;proxy instead…</source>
+        <translation>Stattdessen einen &amp;Proxy verwenden …</translation>
     </message>
     <message>
         <source>Copy &amp;details</source>
@@ -542,6 +554,68 @@
     <message>
         <source>not yet</source>
         <translation>noch nicht</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyCard</name>
+    <message>
+        <source>Enter these in the network settings of your programs.</source>
+        <translation>Tragen Sie diese in den Netzwerkeinstellungen Ihrer Programme ein.</translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>Kopieren</translation>
+    </message>
+    <message>
+        <source>Copy {address}</source>
+        <translation>{address} kopieren</translation>
+    </message>
+    <message>
+        <source>Copied</source>
+        <translation>Kopiert</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyDialog</name>
+    <message>
+        <source>&amp;Tunnel</source>
+        <translation>&amp;Tunnel</translation>
+    </message>
+    <message>
+        <source>&amp;Proxy only (no administrator rights)</source>
+        <translation>Nur &amp;Proxy (ohne Administratorrechte)</translation>
+    </message>
+    <message>
+        <source>none; for example {address}</source>
+        <translation>keiner; zum Beispiel {address}</translation>
+    </message>
+    <message>
+        <source>&amp;SOCKS proxy at</source>
+        <translation>&amp;SOCKS-Proxy auf</translation>
+    </message>
+    <message>
+        <source>&amp;HTTP proxy at</source>
+        <translation>&amp;HTTP-Proxy auf</translation>
+    </message>
+    <message>
+        <source>&amp;Forwards</source>
+        <translation>&amp;Weiterleitungen</translation>
+    </message>
+    <message>
+        <source>A line for each: a port of this computer, and the host and port behind the gateway that it leads to.</source>
+        <translation>Je eine Zeile: ein Port dieses Rechners, und Rechner und Port hinter dem Gateway, zu denen er führt.</translation>
+    </message>
+    <message>
+        <source>For all programs, or for the destinations that you choose.</source>
+        <translation>Für alle Programme oder für die Ziele, die Sie wählen.</translation>
+    </message>
+    <message>
+        <source>Only for programs that you set up for it; the rest of this computer goes directly.</source>
+        <translation>Nur für Programme, die Sie dafür einrichten; alles andere auf diesem Rechner geht direkt.</translation>
+    </message>
+    <message>
+        <source>Connect as: {name}</source>
+        <translation>Verbinden als: {name}</translation>
     </message>
 </context>
 <context>
@@ -676,6 +750,10 @@
     <message>
         <source>Looking up names…</source>
         <translation>Namen werden nachgeschlagen …</translation>
+    </message>
+    <message>
+        <source>Names are looked up again each time you connect.</source>
+        <translation>Namen werden bei jedem Verbinden erneut nachgeschlagen.</translation>
     </message>
     <message>
         <source>Looking up {name}…</source>
@@ -845,7 +923,7 @@
     <name>SessionPage</name>
     <message>
         <source>Please wait…</source>
-        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to choose between a tunnel and a proxy. The user wants to paste a new invite. What has a meaning for a tunnel only.</extracomment>
         <translation>Bitte warten …</translation>
     </message>
     <message>
@@ -863,6 +941,18 @@
     <message>
         <source>&amp;Connect</source>
         <translation>&amp;Verbinden</translation>
+    </message>
+    <message>
+        <source>Connect &amp;as</source>
+        <translation>Verbinden &amp;als</translation>
+    </message>
+    <message>
+        <source>Proxy only</source>
+        <translation>Nur Proxy</translation>
+    </message>
+    <message>
+        <source>Tunnel</source>
+        <translation>Tunnel</translation>
     </message>
     <message>
         <source>&amp;What uses the tunnel</source>
@@ -1003,8 +1093,8 @@
         <translation>Einstellungen</translation>
     </message>
     <message>
-        <source>Except for the local network, this holds from the next connection on.</source>
-        <translation>Außer beim lokalen Netzwerk gilt dies ab der nächsten Verbindung.</translation>
+        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <translation>Der Notausschalter und das lokale Netzwerk gelten sofort, alles andere ab der nächsten Verbindung.</translation>
     </message>
     <message>
         <source>This app</source>
@@ -1044,6 +1134,10 @@
 </context>
 <context>
     <name>TrayMenu</name>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>An&amp;meldeseite öffnen</translation>
+    </message>
     <message>
         <source>&amp;Release the block</source>
         <translation>Sperre auf&amp;heben</translation>
@@ -1085,6 +1179,7 @@
     <name>Words</name>
     <message>
         <source>Not connected</source>
+        <extracomment>States that mean something else for a proxy.</extracomment>
         <translation>Nicht verbunden</translation>
     </message>
     <message>
@@ -1116,6 +1211,10 @@
         <translation>Verbindung fehlgeschlagen</translation>
     </message>
     <message>
+        <source>The tunnel of {user} decides where your traffic goes.</source>
+        <translation>Der Tunnel von {user} bestimmt, wohin Ihr Datenverkehr geht.</translation>
+    </message>
+    <message>
         <source>Your traffic goes directly to the internet.</source>
         <translation>Ihr Verkehr geht direkt ins Internet.</translation>
     </message>
@@ -1134,6 +1233,22 @@
     <message>
         <source>The kill switch lets nothing out until you decide.</source>
         <translation>Der Notausschalter lässt nichts hinaus, bis Sie entscheiden.</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy reach the gateway, others go directly.</source>
+        <translation>Programme, die den Proxy verwenden, gehen über das Gateway, andere direkt.</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy have to wait.</source>
+        <translation>Programme, die den Proxy verwenden, müssen warten.</translation>
+    </message>
+    <message>
+        <source>Ending the proxy.</source>
+        <translation>Der Proxy wird beendet.</translation>
+    </message>
+    <message>
+        <source>Connecting to the gateway.</source>
+        <translation>Verbindung zum Gateway wird aufgebaut.</translation>
     </message>
     <message numerus="yes">
         <source>%n network(s) use the tunnel, the rest goes directly.</source>
@@ -1192,6 +1307,14 @@
     <message>
         <source>The gateway does not answer</source>
         <translation>Das Gateway antwortet nicht</translation>
+    </message>
+    <message>
+        <source>This computer has no network connection</source>
+        <translation>Dieser Computer hat keine Netzwerkverbindung</translation>
+    </message>
+    <message>
+        <source>This network wants you to sign in</source>
+        <translation>Dieses Netzwerk verlangt eine Anmeldung</translation>
     </message>
     <message>
         <source>This may not be your gateway</source>
@@ -1278,6 +1401,10 @@
         <translation>Das Netzwerk dieses Rechners konnte nicht eingerichtet werden</translation>
     </message>
     <message>
+        <source>Another program listens at this address</source>
+        <translation>Ein anderes Programm belegt diese Adresse</translation>
+    </message>
+    <message>
         <source>This cannot be done</source>
         <translation>Das geht nicht</translation>
     </message>
@@ -1324,6 +1451,22 @@
     <message>
         <source>The connection failed</source>
         <translation>Die Verbindung ist fehlgeschlagen</translation>
+    </message>
+    <message>
+        <source>{user} is connected on this computer. Ask {user} to disconnect; an administrator can end it with: qvpn unlock</source>
+        <translation>{user} ist auf diesem Rechner verbunden. Bitten Sie {user}, die Verbindung zu trennen; ein Administrator kann sie beenden mit: qvpn unlock</translation>
+    </message>
+    <message>
+        <source>SOCKS proxy</source>
+        <translation>SOCKS-Proxy</translation>
+    </message>
+    <message>
+        <source>HTTP proxy</source>
+        <translation>HTTP-Proxy</translation>
+    </message>
+    <message>
+        <source>To {target}</source>
+        <translation>Zu {target}</translation>
     </message>
     <message numerus="yes">
         <source>Only %n network(s)</source>

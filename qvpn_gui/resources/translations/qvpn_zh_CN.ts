@@ -407,6 +407,10 @@
         <translation>哪些流量走隧道(&amp;T)…</translation>
     </message>
     <message>
+        <source>&amp;Connect as…</source>
+        <translation>连接方式(&amp;C)…</translation>
+    </message>
+    <message>
         <source>&amp;Settings…</source>
         <translation>设置(&amp;S)…</translation>
     </message>
@@ -419,12 +423,16 @@
     <name>ProblemCard</name>
     <message>
         <source>Try &amp;now</source>
-        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants the block of the kill switch to end. The user does not want to wait for the next attempt. The user wants to see the network&apos;s sign-in page. The user wants a proxy instead of a tunnel. The user wants to paste a new invite.</extracomment>
         <translation>立即重试(&amp;N)</translation>
     </message>
     <message>
         <source>&amp;Network settings…</source>
         <translation>网络设置(&amp;N)…</translation>
+    </message>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>打开登录页面(&amp;S)</translation>
     </message>
     <message>
         <source>&amp;Release the block</source>
@@ -433,6 +441,10 @@
     <message>
         <source>Use a new &amp;invite…</source>
         <translation>使用新邀请(&amp;I)…</translation>
+    </message>
+    <message>
+        <source>Use a &amp;proxy instead…</source>
+        <translation>改用代理(&amp;P)…</translation>
     </message>
     <message>
         <source>Copy &amp;details</source>
@@ -540,6 +552,68 @@
     <message>
         <source>not yet</source>
         <translation>尚未</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyCard</name>
+    <message>
+        <source>Enter these in the network settings of your programs.</source>
+        <translation>请在程序的网络设置中填写这些地址。</translation>
+    </message>
+    <message>
+        <source>Copy</source>
+        <translation>复制</translation>
+    </message>
+    <message>
+        <source>Copy {address}</source>
+        <translation>复制 {address}</translation>
+    </message>
+    <message>
+        <source>Copied</source>
+        <translation>已复制</translation>
+    </message>
+</context>
+<context>
+    <name>ProxyDialog</name>
+    <message>
+        <source>&amp;Tunnel</source>
+        <translation>隧道(&amp;T)</translation>
+    </message>
+    <message>
+        <source>&amp;Proxy only (no administrator rights)</source>
+        <translation>仅代理(无需管理员权限)(&amp;P)</translation>
+    </message>
+    <message>
+        <source>none; for example {address}</source>
+        <translation>无;例如 {address}</translation>
+    </message>
+    <message>
+        <source>&amp;SOCKS proxy at</source>
+        <translation>SOCKS 代理地址(&amp;S)</translation>
+    </message>
+    <message>
+        <source>&amp;HTTP proxy at</source>
+        <translation>HTTP 代理地址(&amp;H)</translation>
+    </message>
+    <message>
+        <source>&amp;Forwards</source>
+        <translation>转发(&amp;F)</translation>
+    </message>
+    <message>
+        <source>A line for each: a port of this computer, and the host and port behind the gateway that it leads to.</source>
+        <translation>每行一条:本机端口,以及它通向的网关后的主机和端口。</translation>
+    </message>
+    <message>
+        <source>For all programs, or for the destinations that you choose.</source>
+        <translation>用于所有程序,或您选择的目标。</translation>
+    </message>
+    <message>
+        <source>Only for programs that you set up for it; the rest of this computer goes directly.</source>
+        <translation>仅用于您为其设置的程序;本机其余流量直接连接。</translation>
+    </message>
+    <message>
+        <source>Connect as: {name}</source>
+        <translation>连接方式:{name}</translation>
     </message>
 </context>
 <context>
@@ -674,6 +748,10 @@
     <message>
         <source>Looking up names…</source>
         <translation>正在查询名称…</translation>
+    </message>
+    <message>
+        <source>Names are looked up again each time you connect.</source>
+        <translation>每次连接时都会重新查询名称。</translation>
     </message>
     <message>
         <source>Looking up {name}…</source>
@@ -843,7 +921,7 @@
     <name>SessionPage</name>
     <message>
         <source>Please wait…</source>
-        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to paste a new invite.</extracomment>
+        <extracomment>The user wants to see or change which destinations use the tunnel. The user wants to choose between a tunnel and a proxy. The user wants to paste a new invite. What has a meaning for a tunnel only.</extracomment>
         <translation>请稍候…</translation>
     </message>
     <message>
@@ -861,6 +939,18 @@
     <message>
         <source>&amp;Connect</source>
         <translation>连接(&amp;C)</translation>
+    </message>
+    <message>
+        <source>Connect &amp;as</source>
+        <translation>连接方式(&amp;A)</translation>
+    </message>
+    <message>
+        <source>Proxy only</source>
+        <translation>仅代理</translation>
+    </message>
+    <message>
+        <source>Tunnel</source>
+        <translation>隧道</translation>
     </message>
     <message>
         <source>&amp;What uses the tunnel</source>
@@ -1001,8 +1091,8 @@
         <translation>设置</translation>
     </message>
     <message>
-        <source>Except for the local network, this holds from the next connection on.</source>
-        <translation>除本地网络外，其余自下次连接起生效。</translation>
+        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <translation>断网保护和本地网络立即生效，其余自下次连接起生效。</translation>
     </message>
     <message>
         <source>This app</source>
@@ -1042,6 +1132,10 @@
 </context>
 <context>
     <name>TrayMenu</name>
+    <message>
+        <source>Open the &amp;sign-in page</source>
+        <translation>打开登录页面(&amp;S)</translation>
+    </message>
     <message>
         <source>&amp;Release the block</source>
         <translation>解除阻断(&amp;R)</translation>
@@ -1083,6 +1177,7 @@
     <name>Words</name>
     <message>
         <source>Not connected</source>
+        <extracomment>States that mean something else for a proxy.</extracomment>
         <translation>未连接</translation>
     </message>
     <message>
@@ -1114,6 +1209,10 @@
         <translation>连接失败</translation>
     </message>
     <message>
+        <source>The tunnel of {user} decides where your traffic goes.</source>
+        <translation>{user} 的隧道决定您的流量去向。</translation>
+    </message>
+    <message>
         <source>Your traffic goes directly to the internet.</source>
         <translation>您的流量直连互联网。</translation>
     </message>
@@ -1132,6 +1231,22 @@
     <message>
         <source>The kill switch lets nothing out until you decide.</source>
         <translation>在您作出决定之前，断网保护不放行任何流量。</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy reach the gateway, others go directly.</source>
+        <translation>使用代理的程序经由网关,其他程序直接连接。</translation>
+    </message>
+    <message>
+        <source>Programs that use the proxy have to wait.</source>
+        <translation>使用代理的程序需要等待。</translation>
+    </message>
+    <message>
+        <source>Ending the proxy.</source>
+        <translation>正在结束代理。</translation>
+    </message>
+    <message>
+        <source>Connecting to the gateway.</source>
+        <translation>正在连接网关。</translation>
     </message>
     <message numerus="yes">
         <source>%n network(s) use the tunnel, the rest goes directly.</source>
@@ -1188,6 +1303,14 @@
     <message>
         <source>The gateway does not answer</source>
         <translation>网关没有应答</translation>
+    </message>
+    <message>
+        <source>This computer has no network connection</source>
+        <translation>此计算机没有网络连接</translation>
+    </message>
+    <message>
+        <source>This network wants you to sign in</source>
+        <translation>此网络要求您先登录</translation>
     </message>
     <message>
         <source>This may not be your gateway</source>
@@ -1274,6 +1397,10 @@
         <translation>无法设置本机网络</translation>
     </message>
     <message>
+        <source>Another program listens at this address</source>
+        <translation>另一个程序正在监听此地址</translation>
+    </message>
+    <message>
         <source>This cannot be done</source>
         <translation>无法执行</translation>
     </message>
@@ -1320,6 +1447,22 @@
     <message>
         <source>The connection failed</source>
         <translation>连接失败</translation>
+    </message>
+    <message>
+        <source>{user} is connected on this computer. Ask {user} to disconnect; an administrator can end it with: qvpn unlock</source>
+        <translation>{user} 已在本机连接。请让 {user} 断开连接;管理员可用以下命令结束:qvpn unlock</translation>
+    </message>
+    <message>
+        <source>SOCKS proxy</source>
+        <translation>SOCKS 代理</translation>
+    </message>
+    <message>
+        <source>HTTP proxy</source>
+        <translation>HTTP 代理</translation>
+    </message>
+    <message>
+        <source>To {target}</source>
+        <translation>到 {target}</translation>
     </message>
     <message numerus="yes">
         <source>Only %n network(s)</source>

@@ -65,21 +65,25 @@ class Namespace:
         return done.stdout
 
     def wait_until_up(self, name: str) -> None:
-        """Wait for the kernel's deferred word on the carrier, which snapshots and routes show."""
+        """Wait for the kernel's deferred words, which snapshots and routes show: the carrier, and
+        that a link-local address is not tentative any more.
+        """
         deadline = time.monotonic() + 10
-        while "state UP" not in self.ip(f"-o link show {name}"):
-            assert time.monotonic() < deadline, f"{name} has no carrier"
+        while (
+            "state UP" not in self.ip(f"-o link show {name}")
+            or "tentative" in (addresses := self.ip(f"-o address show dev {name}"))
+            or "fe80" not in addresses
+        ):
+            assert time.monotonic() < deadline, f"{name} does not settle"
 
     def snapshot(self) -> str:
         """Everything that a tunnel may change, as text."""
+        root = Path("/proc/sys/net")
+        names = [*sorted(root.glob("ipv[46]/conf/*/*")), root / "ipv4/ip_forward"]
         settings = "".join(
-            f"{name}={Path('/proc/sys/net', name).read_text()}"
-            for name in (
-                "ipv4/ip_forward",
-                "ipv4/conf/all/src_valid_mark",
-                "ipv4/conf/all/accept_redirects",
-                "ipv6/conf/all/forwarding",
-            )
+            f"{path.relative_to(root)}={path.read_text()}"
+            for path in names
+            if path.name != "stable_secret"
         )
         commands = (
             "ip -o link",
@@ -93,7 +97,7 @@ class Namespace:
         return settings + "\n".join(f"# {command}\n{self.sh(command)}" for command in commands)
 
     def close(self) -> None:
-        # Only a guardian that a test killed leaves its lock.
+        # Only a helper that a test killed leaves its lock.
         Path(f"/run/qvpn/net-{os.fstat(self.fd).st_ino}.lock").unlink(missing_ok=True)
         os.close(self.fd)
 

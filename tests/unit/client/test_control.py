@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -36,7 +37,7 @@ async def answer(request: control.Question) -> control.Reply:
             raise UsageError("cannot", "try otherwise")
         case control.ExplainRequest(destination):
             return control.ExplainReply("tunnel", "0.0.0.0/0", f"{destination} uses the tunnel")
-        case control.RoutesRequest() | control.RetryRequest():
+        case control.RoutesRequest() | control.RetryRequest() | control.KillSwitchRequest("on"):
             return control.Done()
 
 
@@ -96,6 +97,7 @@ def test_from_a_loop_one_asks_the_same() -> None:
     async def client() -> None:
         assert await remote.ask(control.StatusRequest()) == control.StatusReply(STATUS)
         assert await remote.ask(control.RoutesRequest("all")) == control.Done()
+        assert await remote.ask(control.KillSwitchRequest("on")) == control.Done()
         with pytest.raises(control.RefusedByAgent, match=r"^cannot: try otherwise$"):
             await remote.ask(control.DownRequest())
 
@@ -115,6 +117,45 @@ def test_nobody_answers_when_nothing_runs_even_over_a_dead_socket(runtime: Path)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(runtime / "agent.sock"))
     assert control.ask(control.StatusRequest()) is None
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_agent_that_ends_in_this_moment_does_not_run(runtime: Path, reads: bool) -> None:
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(runtime / "agent.sock"))
+            listener.listen()
+            asking = [
+                asyncio.create_task(asyncio.to_thread(control.ask, control.StatusRequest())),
+                asyncio.create_task(remote.ask(control.StatusRequest())),
+            ]
+            ended = []
+            for _ in asking:
+                connection, _ = await asyncio.to_thread(listener.accept)
+                if reads:
+                    await asyncio.to_thread(connection.recv, 1024)
+                else:  # with the request unread, the end is a reset
+                    await asyncio.to_thread(select.select, [connection], [], [])
+                ended.append(connection)
+        for connection in ended:
+            connection.close()
+        assert await asyncio.wait_for(asyncio.gather(*asking), 10) == [None, None]
+
+    asyncio.run(main())
+
+
+def test_an_agent_that_hangs_up_and_goes_on_is_told_from_one_that_ended(runtime: Path) -> None:
+    async def main() -> None:
+        server = await asyncio.start_unix_server(
+            lambda _reader, writer: writer.close(), runtime / "agent.sock"
+        )
+        async with server:
+            with pytest.raises(control.AgentSilent):
+                await asyncio.to_thread(control.ask, control.StatusRequest())
+            with pytest.raises(control.AgentSilent):
+                await remote.ask(control.StatusRequest())
+
+    asyncio.run(main())
 
 
 def test_the_socket_is_for_its_owner_and_goes_with_the_server(runtime: Path) -> None:

@@ -26,6 +26,7 @@ from qvpn_core.errors import (
     CaptivePortal,
     GatewayRefused,
     GatewayUnreachable,
+    NetworkSetupFailed,
     NoNetwork,
     TunnelLost,
     UsageError,
@@ -67,7 +68,7 @@ class Script:
         self.mover = mover
         if self.can_block and kill_switch != "off":
             attachment.kill_switch = KillSwitch()
-        return ScriptedSession(self, profile, policy, on_up, on_stage)
+        return ScriptedSession(self, profile, policy, attachment, on_up, on_stage)
 
 
 class ScriptedSession:
@@ -76,11 +77,13 @@ class ScriptedSession:
         script: Script,
         profile: Profile,
         policy: RoutePolicy,
+        attachment: Attachment,
         on_up: Callable[[], None],
         on_stage: Callable[[Stage], None],
     ) -> None:
         self.script = script
         self.policy = policy
+        self.attachment = attachment
         self.on_stage = on_stage
         #: Changed by what the session learns, here that there was one more.
         self.profile = replace(profile, port=profile.port + 1)
@@ -109,6 +112,11 @@ class ScriptedSession:
         if policy.mode == "only":
             raise GatewayRefused("too many routes")
         self.policy = policy
+
+    async def set_kill_switch(self, mode: KillSwitchMode) -> None:
+        if mode == "always":
+            raise NetworkSetupFailed("the kill switch cannot be written", "is the disk full?")
+        self.attachment.kill_switch = KillSwitch() if mode == "on" else None
 
     def snapshot(self) -> Status:
         return Status(transport="quic")
@@ -228,6 +236,45 @@ def test_a_new_route_policy_is_in_force_at_once_or_not_at_all(
         await run
 
     play(monkeypatch, Script((True,)), story)
+
+
+def test_the_kill_switch_of_a_live_session_is_changed_at_once_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        def held() -> tuple[str, str]:
+            return tunnel.status().kill_switch, tunnel.status().firewall
+
+        with pytest.raises(UsageError, match="disconnected"):
+            await tunnel.set_kill_switch("on")
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: tunnel.state is State.CONNECTED)
+        await tunnel.set_kill_switch("on")
+        assert held() == ("on", FirewallPolicy.BLOCK)
+        with pytest.raises(NetworkSetupFailed):
+            await tunnel.set_kill_switch("always")
+        assert held() == ("on", FirewallPolicy.BLOCK)
+        await tunnel.set_kill_switch("off")
+        assert held() == ("off", FirewallPolicy.OPEN)
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True,)), story)
+
+
+def test_in_a_pause_a_new_kill_switch_is_what_the_next_attempt_begins_with_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(tunnel: Tunnel, watch: Watch) -> None:
+        run = asyncio.create_task(tunnel.run())
+        await watch.until(lambda: State.RECONNECTING in watch.states)
+        await tunnel.set_kill_switch("on")
+        await watch.until(lambda: tunnel.state is State.BLOCKED)
+        assert tunnel.status().firewall is FirewallPolicy.BLOCK
+        tunnel.disconnect()
+        await run
+
+    play(monkeypatch, Script((True, LOST), (REJECTED,)), story, random=0.0)
 
 
 def test_who_does_not_want_to_wait_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +487,7 @@ def test_behind_a_portal_it_is_tried_every_few_seconds(monkeypatch: pytest.Monke
         tunnel._machine._attempt = 10  # a minute
         tunnel._feed(Event.RETRY_DUE)
         await watch.until(lambda: tunnel.status().reason == "captive-portal")
+        assert tunnel.status().portal == "http://portal.example/"
         due = tunnel._machine.retry_at
         assert due is not None
         assert due - asyncio.get_running_loop().time() <= module.PORTAL_RETRY

@@ -22,7 +22,7 @@ from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qvpn_core.transport import aioquic_adapter, settings
+from qvpn_core.transport import aioquic_adapter, aioquic_streams, settings
 from qvpn_core.transport.aioquic_adapter import TunnelConnection
 from tests.unit.transport.helpers import Identity
 from tests.unit.transport.wire import ALL_SUITES, DELAY, End, Wire, connected, make_wire
@@ -403,6 +403,101 @@ def test_datagrams_go_on_when_a_stream_waits_for_a_lost_packet(wire: Wire) -> No
     wire.run(lambda: wire.server.streams.get(stream) == b"capsule", seconds=1.0)
 
 
+writes = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 30_000), st.booleans()), min_size=1, max_size=12
+)
+
+
+@given(
+    writes, st.sampled_from(["", "client", "server"]), st.integers(0, 40), st.integers(0, 1 << 16)
+)
+@example([(0, 200_000, True)], "", 0, 0)
+@example([(0, 1, False), (1, 100_000, True), (0, 100_000, True)], "server", 20, 1)
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_bytes_of_streams_arrive_whole_whatever_is_lost(
+    identity: Identity, written: list[tuple[int, int, bool]], stock: str, loss: int, seed: int
+) -> None:
+    """Of several streams, in pieces, with small windows, also with aioquic's own at one end."""
+    small = {"max_stream_data": 20_000, "max_data": 50_000}
+    if stock:
+        wire = stock_counterpart(identity, stock, **small)
+    else:
+        wire = connected(
+            make_wire(identity.certificate_file, identity.key_file, client=small, server=small)
+        )
+    dice = random.Random(seed)
+    wire.hook = lambda *_: () if dice.random() * 100 < loss else (0.0,)
+    expected: dict[int, bytes] = {}
+    open_streams: dict[int, int] = {}
+    for serial, (stream, size, end_stream) in enumerate(written):
+        number = open_streams.get(stream)
+        if number is None:
+            number = open_streams[stream] = wire.client.quic.get_next_available_stream_id()
+            wire.client.quic.send_stream_data(number, b"")
+        data = content(size, serial)
+        expected[number] = expected.get(number, b"") + data
+        wire.client.quic.send_stream_data(number, data, end_stream)
+        if end_stream:
+            del open_streams[stream]
+        wire.rest(dice.random() * 0.03)
+    wanted = {number: data for number, data in expected.items() if data}
+
+    def arrived() -> bool:
+        return {number: data for number, data in wire.server.streams.items() if data} == wanted
+
+    wire.run(arrived, seconds=300.0)
+    wire.hook = lambda *_: (0.0,)
+    wire.rest(5.0)
+    assert wire.client.quic._loss.bytes_in_flight == 0
+    assert wire.client.termination is wire.server.termination is None
+
+
+def test_bulk_goes_in_full_packets_and_its_streams_take_turns(wire: Wire) -> None:
+    streams = []
+    for _ in range(3):
+        streams.append(wire.client.quic.get_next_available_stream_id())
+        wire.client.quic.send_stream_data(streams[-1], content(30_000, 1), end_stream=True)
+    wire.run(lambda: all(len(wire.server.streams.get(each, b"")) > 10_000 for each in streams))
+    assert max(map(len, wire.server.streams.values())) < 20_000
+    wire.run(lambda: all(len(wire.server.streams[each]) == 30_000 for each in streams))
+    large = [packet for packet in wire.client.packets if len(packet) > 1200]
+    assert len(large) >= 3 * (30_000 // MTU_PACKET)
+    assert {len(packet) for packet in large} == {MTU_PACKET}
+
+
+def test_bulk_keeps_the_congestion_window(wire: Wire) -> None:
+    loss, stream = wire.client.quic._loss, wire.client.quic.get_next_available_stream_id()
+    wire.client.quic.send_stream_data(stream, bytes(500_000), end_stream=True)
+    full = 0
+
+    def arrived() -> bool:
+        nonlocal full
+        assert loss.bytes_in_flight <= loss.congestion_window
+        full += loss.bytes_in_flight > loss.congestion_window - MTU_PACKET
+        return len(wire.server.streams.get(stream, b"")) == 500_000
+
+    wire.run(arrived)
+    assert full, "the window was the limit"
+
+
+def test_pacing_allows_what_a_timer_makes_necessary_and_no_more(wire: Wire) -> None:
+    quic = wire.client.quic
+    stream = quic.get_next_available_stream_id()
+    quic.send_stream_data(stream, bytes(4 << 20))
+    quic._remote_max_data = quic._streams[stream].max_stream_data_remote = 1 << 30
+    quic._loss._cc.congestion_window = 1 << 20
+    quic._loss._pacer.update_rate(1 << 20, 0.1)  # 13 MB/s with the gain
+    wire.now += 1.0
+    allowed = aioquic_streams.PACING_GAIN * (1 << 20) / 0.1 * aioquic_streams.PACING_BURST
+    before = len(wire.client.packets)
+    wire.transmit()
+    burst = sum(map(len, wire.client.packets[before:]))
+    assert allowed / 2 < burst < allowed + 2 * MTU_PACKET
+    timer = quic.get_timer()
+    assert timer is not None
+    assert wire.now < timer < wire.now + 0.001, "it goes on soon"
+
+
 def test_after_a_silence_nothing_is_in_flight(wire: Wire) -> None:
     send(wire.client, [content(1000, serial) for serial in range(200)])
     wire.run(lambda: not wire.client.queue)
@@ -470,7 +565,7 @@ def keys(end: End) -> bytes:
 def test_keys_are_updated_in_time_without_losing_a_packet(
     identity: Identity, monkeypatch: pytest.MonkeyPatch, initiators: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(aioquic_adapter, "KEY_UPDATE_PACKETS", 150)
+    monkeypatch.setattr(aioquic_streams, "KEY_UPDATE_PACKETS", 150)
     wire = wide(connected(make_wire(identity.certificate_file, identity.key_file)))
     for end in wire.ends:
         if end.name not in initiators:
@@ -527,7 +622,7 @@ def test_packets_of_the_old_keys_that_arrive_late_are_still_read(wire: Wire) -> 
 
 def test_the_limit_is_far_below_that_of_the_cipher() -> None:
     """RFC 9001 section 6.6: 2^23 packets for AES-GCM."""
-    assert aioquic_adapter.KEY_UPDATE_PACKETS <= 1 << 22
+    assert aioquic_streams.KEY_UPDATE_PACKETS <= 1 << 22
 
 
 # Probes of the path MTU
@@ -680,6 +775,18 @@ def snapshot(end: End) -> dict[str, object]:
             "known": [number in space.received_packets for number in range(200)],
             "spin": (quic._spin_bit, quic._spin_highest_pn),
             "idle": quic._ack_eliciting_sent_since_receipt,
+            "used": quic._local_max_data.used,
+            "streams": {
+                number: (
+                    part.highest_offset,
+                    part._buffer_start,
+                    bytes(part._buffer),
+                    part._final_size,
+                    part.is_finished,
+                )
+                for number, stream in quic._streams.items()
+                for part in (stream.receiver,)
+            },
         }
     return state
 
@@ -722,7 +829,17 @@ frames = st.sampled_from(
         b"\x02\x01\0",
         b"\x40\x31\x02\0\0",
         b"\x08\x00GET",
+        b"\x0a\x00\x03GET",
+        b"\x0e\x00\x03\x02 /",
+        b"\x0e\x00\x01\x02ET",
+        b"\x0f\x00\x03\x02 /",
+        b"\x0c\x00\x05 behind",
         b"\x0e\x00\x04\x40\x40more",
+        b"\x0e\x00\x80\x00\x00\x00\x41\x00" + bytes(256),
+        b"\x0a\x00\x00",
+        b"\x0a\x03\x01x",
+        b"\x0a\x00\x7f\xff",
+        b"\x0e\x00\xc0\0\0\0\x7f\xff\xff\xff\x01x",
         b"\x10\x44\0",
         b"\x1a12345678",
         b"\x21",
@@ -777,10 +894,12 @@ def test_the_short_way_leaves_the_same_state_as_aioquics(
         return made + late
 
     def short() -> dict[str, object]:
+        receiver.tunnel.own_stream(0)
         receiver.tunnel.receive_datagrams(train_packets, sender.address, now)
         return snapshot(receiver)
 
     def original() -> dict[str, object]:
+        receiver.tunnel.own_stream(0)
         for packet in train_packets:
             QuicConnection.receive_datagram(receiver.quic, packet, sender.address, now)
         return snapshot(receiver)
@@ -812,12 +931,13 @@ def unchanged(end: End) -> Iterator[None]:
 PRIVATE_NAMES = {
     "connection": (
         "_ack_delay _ack_eliciting_sent_since_receipt _close_at _close_event _close_pending "
-        "_configuration _cryptos _flush_builder _handle_ack_frame _handle_datagram_frame "
+        "_configuration _cryptos _events _flush_builder _handle_ack_frame _handle_datagram_frame "
         "_handle_path_challenge_frame _handshake_complete _handshake_confirmed _host_cids "
-        "_idle_timeout _initialize _is_client _loss _max_datagram_size _network_paths "
-        "_packet_number _parse_transport_parameters _payload_received _peer_cid "
-        "_peer_cid_available _peer_token _remote_max_datagram_frame_size _retire_peer_cid _spaces "
-        "_spin_bit _spin_highest_pn _state _streams _version _write_path_challenge_frame "
+        "_idle_timeout _initialize _is_client _local_max_data _loss _max_datagram_size "
+        "_network_paths _pacing_at _packet_number _parse_transport_parameters _payload_received "
+        "_peer_cid _peer_cid_available _peer_token _remote_max_data _remote_max_data_used "
+        "_remote_max_datagram_frame_size _retire_peer_cid _spaces _spin_bit _spin_highest_pn "
+        "_state _streams _streams_queue _version _write_path_challenge_frame "
         "change_connection_id host_cid tls"
     ),
     "connection.tls": "_peer_certificate alpn_negotiated",

@@ -198,19 +198,19 @@ async def test_quic_wins_where_it_gets_through_and_is_the_only_one_that_asks(
 @asynccontextmanager
 async def tls_only(identity: Identity, server: AcceptingServer) -> AsyncIterator[int]:
     """A gateway behind something that swallows UDP; yields its port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as swallower:
-        swallower.bind(("127.0.0.1", 0))
-        port: int = swallower.getsockname()[1]
-        listener = await TlsListener.start(
-            [("127.0.0.1", port)],
-            certificate=identity.certificate_file,
-            private_key=identity.key_file,
-            on_request=server,
-        )
-        try:
+    listener = await TlsListener.start(
+        [("127.0.0.1", 0)],
+        certificate=identity.certificate_file,
+        private_key=identity.key_file,
+        on_request=server,
+    )
+    port: int = listener.addresses[0][1]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as swallower:
+            swallower.bind(("127.0.0.1", port))
             yield port
-        finally:
-            await listener.close()
+    finally:
+        await listener.close()
 
 
 @in_loop

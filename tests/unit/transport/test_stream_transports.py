@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from qvpn_core.errors import QvpnError, TunnelLost
+from qvpn_core.masque.capsule import encode_capsule
 from qvpn_core.transport import settings, tls_settings
+from qvpn_core.transport.dial import QuicClient
 from qvpn_core.transport.interface import (
     H3_CONNECT_ERROR,
     H3_REQUEST_CANCELLED,
@@ -24,16 +26,18 @@ from qvpn_core.transport.interface import (
     TransportName,
 )
 from qvpn_core.transport.reach import open_connection
-from qvpn_core.transport.streams import MAX_UNSENT
+from qvpn_core.transport.streams import MAX_UNSENT, ByteStream
 from qvpn_core.transport.tls_dial import TlsClient
 from qvpn_core.transport.trust import Trust
 from tests.unit.transport.helpers import (
     CONNECT_IP,
+    AcceptingServer,
     Changes,
     Identity,
     RecordingHandler,
     in_loop,
     make_identity,
+    settle,
 )
 from tests.unit.transport.test_streams import (
     PATIENCE,
@@ -91,9 +95,10 @@ class Holding:
     def __init__(self) -> None:
         self.changes = Changes()
         self.requests: list[IncomingRequest] = []
+        self.held: list[HttpStream] = []
 
     def __call__(self, incoming: IncomingRequest) -> None:
-        incoming.hold()
+        self.held.append(incoming.hold())
         self.requests.append(incoming)
         self.changes.note()
 
@@ -369,6 +374,140 @@ async def test_what_tls_carries_before_the_answer_is_kept(identity: Identity) ->
                     http.send(max(http._streams), b" and late")
                     await asking
                     await handler.until(lambda: handler.data == b"early and late")
+
+
+class InOrder(RecordingHandler):
+    """Remembers which came first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bytes | None] = []
+
+    def capsule_data(self, data: bytes) -> None:
+        self.told.append(data)
+        super().capsule_data(data)
+
+    def capsule_end(self) -> None:
+        self.told.append(None)
+        super().capsule_end()
+
+
+def send_before_the_answer(connection: HttpConnection, data: bytes, *, end: bool) -> None:
+    """Send on the one stream whose request is not answered."""
+    if isinstance(connection, TlsClient):
+        tls = connection._http
+        tls.send(max(tls._streams), data)
+        if end:
+            tls.finish(max(tls._streams))
+    else:
+        assert isinstance(connection, QuicClient)
+        quic = connection._dial.http
+        quic.send_data(next(iter(quic._responses)), data)
+        if end:
+            quic.end_stream(next(iter(quic._responses)), None)
+
+
+@in_loop
+async def test_what_comes_before_and_with_the_answer_keeps_its_order(
+    transport: TransportName, identity: Identity
+) -> None:
+    """The answer is given in the very moment in which more arrives."""
+    early, late = encode_capsule(0x2A, b"early"), encode_capsule(0x2A, b"late")
+    holding, handler = Holding(), InOrder()
+    async with gateway(identity, holding) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            asking = asyncio.ensure_future(connection.open_tunnel(CONNECT_UDP, RecordingHandler()))
+            incoming = await holding.request()
+            send_before_the_answer(connection, early, end=False)
+            held = holding.held[0]
+            assert isinstance(held, ByteStream)
+            async with asyncio.timeout(PATIENCE):
+                while not held._received:
+                    await settle()
+            # Both are ready when the loop looks next: to answer, and to read what has come.
+            send_before_the_answer(connection, late, end=True)
+            asyncio.get_running_loop().call_soon(incoming.accept, handler)
+            await handler.until(lambda: handler.ends)
+            await asking
+            assert (b"".join(handler.told[:-1]), handler.told[-1]) == (early + late, None)
+            assert handler.ends == 1
+
+
+@in_loop
+async def test_a_request_that_ends_with_its_head_ends_once(
+    transport: TransportName, identity: Identity
+) -> None:
+    server = AcceptingServer()
+    async with gateway(identity, server) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            if isinstance(connection, QuicClient):
+                connection._dial.http._send_request(CONNECT_UDP, end=True)
+            else:
+                assert isinstance(connection, TlsClient)
+                asking = asyncio.ensure_future(
+                    connection.open_tunnel(CONNECT_UDP, RecordingHandler())
+                )
+                await asyncio.sleep(0)
+                connection._http.finish(max(connection._http._streams))
+                await asking
+            await server.changes.until(lambda: server.handlers)
+            [handler] = server.handlers
+            await handler.until(lambda: handler.ends)
+            await settle()
+            assert (handler.data, handler.ends) == (b"", 1)
+
+
+@in_loop
+async def test_a_connection_that_is_left_closes_behind_its_last_stream(
+    transport: TransportName, identity: Identity
+) -> None:
+    async with pair(transport, identity) as (near, far, connection):
+        connection.leave()
+        connection.leave()
+        with pytest.raises(TunnelLost):
+            await connection.open_stream(connect_to())
+        with pytest.raises(TunnelLost):
+            await connection.open_tunnel(CONNECT_UDP, RecordingHandler())
+        await near.send(b"still")
+        assert await far.receive() == b"still"
+        far.end()
+        near.end()
+        async with asyncio.timeout(PATIENCE):
+            assert await near.receive() == b""
+            await connection.ended()
+        assert connection.closed
+
+
+@in_loop
+async def test_one_that_carries_nothing_closes_at_once(
+    transport: TransportName, identity: Identity
+) -> None:
+    async with gateway(identity, StreamServer()) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            connection.leave()
+            assert connection.closed
+            await connection.ended()
+
+
+@in_loop
+async def test_a_request_without_an_answer_is_taken_back_when_its_connection_is_left(
+    transport: TransportName, identity: Identity
+) -> None:
+    holding = Holding()
+    async with gateway(identity, holding) as listener:
+        async with client(transport, listener.addresses[0], identity) as connection:
+            asking = [
+                asyncio.ensure_future(connection.open_stream(connect_to())),
+                asyncio.ensure_future(connection.open_tunnel(CONNECT_UDP, RecordingHandler())),
+            ]
+            await holding.changes.until(lambda: len(holding.requests) == len(asking))
+            connection.leave()
+            for each in asking:
+                with pytest.raises(TunnelLost):
+                    await each
+            async with asyncio.timeout(PATIENCE):
+                for held in holding.held:
+                    await held.broken()
 
 
 @in_loop

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from qvpn_core.transport import settings
-from qvpn_core.transport.aioquic_adapter import MAX_STREAM_WINDOW, WINDOW_GROWTH
+from qvpn_core.transport.aioquic_streams import MAX_STREAM_WINDOW, WINDOW_GROWTH
 from qvpn_core.transport.dial import QuicClient
 from qvpn_core.transport.interface import (
     H3_CONNECT_ERROR,

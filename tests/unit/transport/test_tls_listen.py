@@ -7,11 +7,13 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
 from qvpn_core.transport import settings, tls_settings
-from qvpn_core.transport.interface import IncomingRequest
+from qvpn_core.transport.interface import Address, IncomingRequest
+from qvpn_core.transport.listeners import GatewayListener
 from qvpn_core.transport.tls_listen import TlsListener
 from tests.unit.transport.helpers import Identity, in_loop
 
@@ -290,3 +292,28 @@ async def test_closing_tells_everybody(identity: Identity) -> None:
             assert await caller.hears() == b""
             assert await half_open.hears() == b""
         assert listener.connections == 0
+
+
+@in_loop
+async def test_a_port_that_is_free_on_udp_only_is_not_taken(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    start = TlsListener.start
+
+    async def busy_at_first(addresses: list[Address], **arguments: Any) -> TlsListener:
+        asked.append(addresses[0][1])
+        if len(asked) > 1:
+            return await start(addresses, **arguments)
+        with socket.create_server(addresses[0]):
+            return await start(addresses, **arguments)
+
+    monkeypatch.setattr(TlsListener, "start", busy_at_first)
+    listener = await GatewayListener.start(
+        [("127.0.0.1", 0)],
+        certificate=identity.certificate_file,
+        private_key=identity.key_file,
+        on_request=site,
+    )
+    await listener.close()
+    assert len(asked) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qvpn_core.client import cli
-from qvpn_core.client.proxy.cli import parse_forward
+from qvpn_core.client.proxy.options import parse_forward
 from qvpn_core.errors import UsageError
 
 
@@ -20,7 +20,7 @@ from qvpn_core.errors import UsageError
 )
 def test_a_forward(text: str, listen: tuple[str, int], target: str) -> None:
     found = parse_forward(text)
-    assert (found[0], str(found[1])) == (listen, target)
+    assert (found.listen, str(found.target)) == (listen, target)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_what_is_no_forward(text: str) -> None:
 def test_other_machines_are_let_in_only_when_asked_for(address: str) -> None:
     with pytest.raises(UsageError, match="--share"):
         parse_forward(f"{address}:2222:host.example:22")
-    listen, _ = parse_forward(f"{address}:2222:host.example:22", share=True)
-    assert listen == (address.strip("[]"), 2222)
+    found = parse_forward(f"{address}:2222:host.example:22", share=True)
+    assert found.listen == (address.strip("[]"), 2222)
 
 
 @pytest.mark.parametrize(
