@@ -51,7 +51,7 @@ def host(
 ) -> Namespace:
     """A host whose default router is its neighbour; what a kill switch stores is the test's."""
     monkeypatch.setattr(killswitch, "STORE", tmp_path / "store" / "kill-switch.json")
-    monkeypatch.setattr(killswitch, "_MARKERS", tmp_path / "run")
+    monkeypatch.setattr(killswitch, "MARKERS", tmp_path / "run")
     with neighbour.entered():
         neighbour.ip(f"address add {FAR[4]}/32 dev lo")
         neighbour.ip(f"address add {FAR[6]}/128 dev lo nodad")
@@ -473,7 +473,7 @@ def test_always_stays_after_its_session_and_comes_back_with_the_boot(host: Names
     assert killswitch.holding() == "always"
     # A reboot: the kernel has forgotten, /run as well.
     host.sh("nft flush ruleset")
-    (path,) = killswitch._MARKERS.iterdir()
+    (path,) = killswitch.MARKERS.iterdir()
     path.unlink()
     killswitch.release()
     assert (send(FAR[4]), send(NEIGHBOUR[4])) == (errno.EPERM, 0)
