@@ -23,7 +23,8 @@ class Authenticator:
     def __init__(self, registry: Registry, lookups: LookUps) -> None:
         self._registry = registry
         self._lookups = lookups
-        self._verifier = Verifier(lookups.public_key)
+        # Not what is remembered: a forger with the key ID of a device would be answered sooner.
+        self._verifier = Verifier(registry.public_key)
 
     def caller(self, incoming: IncomingRequest) -> Device | Invite | None:
         """The device or the invite that the request's credential proves, else None.

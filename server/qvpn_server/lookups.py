@@ -3,8 +3,8 @@
 A device that opens one stream after the other would cost a handful of transactions for each. Here
 they cost one, which asks for the registry's revision: every administrative act changes that, at
 this gateway, at another one or by a command, so a revocation or a new rule holds for the very next
-request. Only what was found is remembered: for strangers everything is looked up every time, in the
-same effort, and who knows neither a token nor an enrolled key cannot measure what is remembered.
+request. Only what was found is remembered, and used only after a credential was proven: whoever has
+none cannot measure it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class LookUps:
         self._registry = registry
         self._config = config
         self._revision: int | None = None
-        self._keys: dict[bytes, bytes] = {}
         self._by_key: dict[bytes, Device] = {}
         self._by_token: dict[bytes, Device] = {}
         self._policies: dict[int, DevicePolicy] = {}
@@ -39,16 +38,12 @@ class LookUps:
         revision = self._registry.revision()
         if revision != self._revision:
             self._revision = revision
-            for memory in (self._keys, self._by_key, self._by_token, self._policies):
+            for memory in (self._by_key, self._by_token, self._policies):
                 memory.clear()
 
     def remembered(self, token_hash: bytes) -> Device | None:
         """The device with that token, if it has used it of late."""
         return self._by_token.get(token_hash)
-
-    def public_key(self, key_id: bytes) -> bytes | None:
-        """See `Registry.public_key`."""
-        return _remember(self._keys, key_id, self._registry.public_key)
 
     def device_by_key_id(self, key_id: bytes) -> Device | None:
         """See `Registry.device_by_key_id`. Its leases may be those of before."""

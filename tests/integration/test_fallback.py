@@ -155,7 +155,7 @@ def test_the_choice_of_the_user_is_obeyed(vpn: Vpn, client: VpnClient) -> None:
     assert transport(client) == "quic"
     client.down()
     vpn.world.relay.set(block_udp=True)
-    done = client.command("up", "home", "--transport", "quic", check=False)
+    done = client.command("up", "home", "--transport", "quic", check=False, timeout=2 * PATIENCE)
     assert "no answer" in done.stderr
 
 

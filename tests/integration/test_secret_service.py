@@ -21,11 +21,10 @@ exec "$1" -c "$2"
 """
 
 _STORY = """
-from types import SimpleNamespace
 import keyring
 from qvpn_core.auth.device_key import DeviceKey
-from qvpn_core.client import keys
-keys.os = SimpleNamespace(geteuid=lambda: 1000)  # root never asks a desktop
+from qvpn_core.client import keys, paths
+paths.is_root = lambda: False  # root never asks a desktop
 key = DeviceKey.generate()
 assert "SecretService" in type(keyring.get_keyring()).__module__, keyring.get_keyring()
 assert keys.store("home", key) == "secret-service"
