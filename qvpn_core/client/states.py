@@ -147,6 +147,8 @@ class ImpossibleTransition(Exception):
 
 FIRST_DELAY = 0.5
 MAX_DELAY = 60.0
+#: So many attempts come after the first delay each: a gateway that restarts is back in seconds.
+QUICK_ATTEMPTS = 8
 #: A session that lived this many seconds starts the back-off afresh; one that did not, does not,
 #: so that a gateway which accepts and then drops us is not hammered.
 STABLE_AFTER = 30.0
@@ -155,11 +157,12 @@ STABLE_AFTER = 30.0
 def retry_delay(attempt: int, random: Callable[[], float]) -> float:
     """Seconds to wait before attempt number `attempt` (from 0) after a loss.
 
-    Doubles from half a second to a minute; jitter takes off up to half of it, so that the clients
-    of a restarted gateway do not all come back in the same instant. `random` gives [0, 1).
+    Half a second at first, then doubling to a minute; jitter takes off up to half of it, so that
+    the clients of a restarted gateway do not all come back in the same instant. `random` gives
+    [0, 1).
     """
     # The exponent is bounded first: 2**attempt of a client offline for weeks is no float.
-    ceiling = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 32))
+    ceiling = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(max(0, attempt - QUICK_ATTEMPTS), 32))
     return ceiling * (1 - random() / 2)
 
 
