@@ -61,6 +61,8 @@ DEVICE_CHECK = 5.0
 RESCUE = 5.0
 #: Seconds for which a tunnel that was replaced still receives what was under way.
 HANDOVER = 2.0
+#: Seconds below which a refusal came at once, as from a machine whose gateway restarts.
+AT_ONCE = 1.0
 
 
 class Session:
@@ -76,6 +78,7 @@ class Session:
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
         on_stage: Callable[[Stage], None],
+        hurried: bool = False,
     ) -> None:
         #: The profile, with the pins that the gateway announced.
         self.profile = profile
@@ -88,6 +91,8 @@ class Session:
         self._mover = mover
         self._on_up = on_up
         self._on_stage = on_stage
+        #: Whether the next attempt, if this one fails at once, comes before we look for reasons.
+        self._hurried = hurried
         self._link: Link | None = None
         #: Replaced, and closed soon.
         self._former: Link | None = None
@@ -228,6 +233,7 @@ class Session:
             self._link = await self._uplink.open(self._on_stage)
             return self._link.tunnel
 
+        begin = asyncio.get_running_loop().time()
         try:
             self._on_stage("resolving")
             if not around.addresses:
@@ -246,6 +252,8 @@ class Session:
             )
             await self._mover.connect(dial)
         except (GatewayUnreachable, NameNotResolved) as error:
+            if self._hurried and asyncio.get_running_loop().time() - begin < AT_ONCE:
+                raise
             portal = await find_portal(self._attachment.open_socket, self._find)
             if portal is None:
                 raise

@@ -193,6 +193,11 @@ class Machine:
         self.retry_at: float | None = None
 
     @property
+    def hurried(self) -> bool:
+        """Whether a session was lost a moment ago, and comes back if it was only a restart."""
+        return self.state is State.RECONNECTING and self._attempt <= QUICK_ATTEMPTS
+
+    @property
     def firewall(self) -> FirewallPolicy:
         """What the firewall must enforce now."""
         match self.kill_switch:

@@ -321,6 +321,7 @@ class Tunnel:
             kill_switch=self.kill_switch,
             on_up=self._up,
             on_stage=self._staged,
+            hurried=self._machine.hurried,
         )
         try:
             await session.run()

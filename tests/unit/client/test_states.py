@@ -122,6 +122,19 @@ def test_another_network_starts_the_back_off_afresh() -> None:
     assert machine.retry_at == 0.5
 
 
+def test_only_the_first_attempts_after_a_loss_are_hurried() -> None:
+    machine = machine_in(State.CONNECTING)
+    assert not machine.hurried, "who has just asked wants to know what is wrong"
+    machine = machine_in(State.RECONNECTING)
+    hurried = []
+    for _ in range(QUICK_ATTEMPTS + 2):
+        machine.handle(Event.RETRY_DUE, 0.0)
+        hurried.append(machine.hurried)
+        machine.handle(Event.SESSION_LOST, 0.0)
+    assert hurried == sorted(hurried, reverse=True)
+    assert QUICK_ATTEMPTS - 1 <= sum(hurried) <= QUICK_ATTEMPTS
+
+
 def test_a_pause_can_be_shortened_and_not_prolonged() -> None:
     machine = machine_in(State.RECONNECTING)
     machine.retry_within(60.0, 0.0)

@@ -64,6 +64,7 @@ class Script:
         kill_switch: KillSwitchMode,
         on_up: Callable[[], None],
         on_stage: Callable[[Stage], None],
+        hurried: bool,
     ) -> ScriptedSession:
         self.mover = mover
         if self.can_block and kill_switch != "off":
