@@ -179,7 +179,7 @@ def configuration(package: Package, root: Path, libraries: set[str], epoch: int)
             phase: str(PROJECT / "packaging/scripts" / name)
             for phase, name in package.scripts.items()
         },
-        "deb": {"compression": "zstd"},
+        "deb": {"compression": "xz"},
         "rpm": {"compression": "zstd", "summary": package.summary, "buildhost": "localhost"},
         "overrides": {
             "deb": {"depends": debian, "recommends": list(package.deb_recommends)},
