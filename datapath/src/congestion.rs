@@ -1,0 +1,1 @@
+//! When and how fast to send (see docs/datapath.md).

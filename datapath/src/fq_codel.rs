@@ -1,0 +1,1 @@
+//! A flow queue with `CoDel` (RFC 8290).

@@ -1,0 +1,1 @@
+//! Super-packets of the kernel: segmentation and coalescing, as pure functions.
