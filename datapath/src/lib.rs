@@ -7,3 +7,8 @@
 pub mod congestion;
 pub mod fq_codel;
 pub mod offload;
+pub mod quic;
+pub mod received;
+
+/// Microseconds of a clock that never goes back.
+pub type Micros = u64;
