@@ -15,8 +15,8 @@ from msgspec import Meta, Struct
 
 from qvpn_core.net.plan import RouteKind, RouteReason
 
-#: Raised when a message changes its meaning. Both ends must have the same.
-VERSION: Final = 1
+#: Raised when a message, or what rides with it, changes its meaning. Both ends must have the same.
+VERSION: Final = 2
 #: Bytes of one message: the 8192 IPv6 prefixes of the largest kill switch, and what is around them.
 #: A socket's send buffer takes it whole (net.core.wmem_default is 212992).
 MAX_MESSAGE: Final = 160 << 10
@@ -98,7 +98,9 @@ class Hello(_Request, frozen=True, tag="hello"):
 
 
 class OpenTun(_Request, frozen=True, tag="open-tun"):
-    """Opened, with the TUN's descriptor; it is down and has no address. One at a time."""
+    """Opened, with the descriptor of a `qvpn_core.net.tun.Tun`; the device is down and has no
+    address. One at a time.
+    """
 
     mtu: Annotated[int, Meta(ge=MIN_MTU, le=MAX_MTU)]
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
-import os
 import select
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from qvpn_core.net.tun import Tun
 from qvpn_core.packet import (
     Unreachable,
     decrement_hop_limit,
@@ -32,7 +30,6 @@ from qvpn_core.packet import (
 pytestmark = pytest.mark.netns
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 IP_MTU, IPV6_MTU = 14, 24
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2
@@ -44,17 +41,15 @@ FAMILIES = {
 
 
 @contextmanager
-def tun_world() -> Iterator[int]:
+def tun_world() -> Iterator[Tun]:
     """A fresh network namespace for this thread, with a TUN and default routes into it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
-    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    try:
-        fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
+    with Tun.open("tun0", 1500) as tun:
         commands = (
             "link set lo up",
-            "link set tun0 mtu 1500 up",
+            "link set tun0 up",
             "addr add 10.8.0.2/24 dev tun0",
             "addr add fd00::2/64 dev tun0 nodad",
             "route add default dev tun0",
@@ -63,16 +58,14 @@ def tun_world() -> Iterator[int]:
         for command in commands:
             subprocess.run(["ip", *command.split()], check=True, timeout=10)
         yield tun
-    finally:
-        os.close(tun)
 
 
-def read_from(tun: int, protocol: int) -> bytes:
+def read_from(tun: Tun, protocol: int) -> bytes:
     """The next packet of `protocol`; the kernel also sends router solicitations and the like."""
     while select.select([tun], [], [], 5)[0]:
-        packet = os.read(tun, 65536)
-        if parse(packet).protocol == protocol:
-            return packet
+        for packet in tun.read_batch(1):
+            if parse(packet).protocol == protocol:
+                return packet
     raise TimeoutError(f"no packet of protocol {protocol}")
 
 
@@ -125,7 +118,7 @@ def test_unreachable_reaches_the_socket_with_its_reason() -> None:
                     packet = read_from(tun, socket.IPPROTO_UDP)
                     answer = unreachable(packet, reason, FAMILIES[family][1])
                     assert answer is not None
-                    os.write(tun, answer)
+                    assert tun.write_batch([answer]) == 1
                     assert reported_error(sock) == expected, (family, reason)
 
     in_namespace(scenario)
@@ -138,7 +131,7 @@ def test_time_exceeded_reaches_the_socket(family: socket.AddressFamily) -> None:
             sock.send(b"hello")
             answer = time_exceeded(read_from(tun, socket.IPPROTO_UDP), FAMILIES[family][1])
             assert answer is not None
-            os.write(tun, answer)
+            assert tun.write_batch([answer]) == 1
             assert reported_error(sock) == errno.EHOSTUNREACH
 
     in_namespace(scenario)
@@ -157,7 +150,7 @@ def test_packet_too_big_lowers_the_path_mtu(family: socket.AddressFamily) -> Non
             packet = read_from(tun, socket.IPPROTO_UDP)
             answer = packet_too_big(packet, 1330, FAMILIES[family][1])
             assert answer is not None
-            os.write(tun, answer)
+            assert tun.write_batch([answer]) == 1
             assert reported_error(sock) == errno.EMSGSIZE
             assert sock.getsockopt(level, option) == 1330
 
@@ -174,7 +167,7 @@ def test_a_packet_with_a_lower_hop_limit_is_accepted(family: socket.AddressFamil
             packet = read_from(tun, socket.IPPROTO_UDP)
             lower = decrement_hop_limit(_turned_around(packet))
             assert lower is not None
-            os.write(tun, lower)
+            assert tun.write_batch([lower]) == 1
             assert sock.recv(100) == b"hello"
 
     in_namespace(scenario)

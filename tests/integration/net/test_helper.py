@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -20,7 +21,7 @@ from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.helper import protocol, rundir
 from qvpn_core.helper.protocol import Failed, Prefixes
 from qvpn_core.net.names import FWMARK
-from tests.integration.net.raw_helper import HELLO, PATIENCE, RawHelper, apply, unlock
+from tests.integration.net.raw_helper import HELLO, PATIENCE, ROOT, RawHelper, apply, unlock
 from tests.world.vpn import until
 
 if TYPE_CHECKING:
@@ -119,6 +120,29 @@ def test_what_undoes_a_change_is_on_disk_before_the_device_exists(host: Namespac
         assert {record["type"] for record in records} == {
             "tun", "routes", "client-firewall", "setting", "rules",
         }  # fmt: skip
+        os.close(tun)
+
+
+OFFLOADS = """
+import os, sys
+from qvpn_core.net.tun import Tun
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+tun = Tun(int(sys.argv[1]), "qvpn0")
+print(tun.set_offload(True), tun.set_offload(False))
+"""
+
+
+def test_who_got_the_device_may_switch_its_offloads_without_root(host: Namespace) -> None:
+    with RawHelper() as helper:
+        tun = helper.open()
+        done = subprocess.run(
+            [sys.executable, "-c", OFFLOADS, str(tun)],
+            pass_fds=[tun],
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": ROOT},
+        )
+        assert done.stdout == "True True\n", done.stderr
         os.close(tun)
 
 
