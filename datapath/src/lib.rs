@@ -7,3 +7,4 @@
 pub mod congestion;
 pub mod fq_codel;
 pub mod offload;
+pub mod recovery;
