@@ -120,7 +120,7 @@ impl PyEngine {
 
     #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (*, suite, phase, sealing, opening, own_ids, peer_id, prefix, packet_size, mtu,
-        own, destinations, next_number, received, outstanding, ack_delay_exponent, max_ack_delay, rtt))]
+        own, destinations, next_number, received, ack_waits, outstanding, ack_delay_exponent, max_ack_delay, rtt))]
     fn attach(
         &self,
         suite: u16,
@@ -136,6 +136,7 @@ impl PyEngine {
         destinations: Option<(Boundaries, Boundaries)>,
         next_number: u64,
         received: Vec<(u64, u64)>,
+        ack_waits: bool,
         outstanding: Vec<(u64, u64)>,
         ack_delay_exponent: u32,
         max_ack_delay: f64,
@@ -167,6 +168,9 @@ impl PyEngine {
         };
         let mut session = Session::new(setup, now());
         session.set_size(packet_size, mtu);
+        if ack_waits {
+            session.received.want_ack(now());
+        }
         Ok(self.0.change(|state| state.attach(session)))
     }
 

@@ -144,6 +144,14 @@ impl Received {
         }
     }
 
+    /// Some of what is known already waits for an ACK.
+    pub fn want_ack(&mut self, now: Micros) {
+        if self.waiting == 0 {
+            self.since = now;
+        }
+        self.waiting += 1;
+    }
+
     /// Inclusive ranges to acknowledge, the largest first.
     pub fn ranges(&self) -> &[(u64, u64)] {
         &self.ranges

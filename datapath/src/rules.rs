@@ -5,20 +5,17 @@
 
 use std::collections::HashMap;
 
-/// An address as a key: IPv4 ones are mapped (RFC 4291 section 2.5.5.2).
-pub type AddressKey = [u8; 16];
+/// An address as a key: its length, then its bytes.
+pub type AddressKey = [u8; 17];
 
 /// The key of an address of 4 or 16 bytes.
 pub fn key_of(address: &[u8]) -> Option<AddressKey> {
-    let mut key = [0; 16];
-    match address.len() {
-        4 => {
-            key[10..12].fill(0xFF);
-            key[12..].copy_from_slice(address);
-        }
-        16 => key.copy_from_slice(address),
-        _ => return None,
+    if !matches!(address.len(), 4 | 16) {
+        return None;
     }
+    let mut key = [0; 17];
+    key[0] = address.len() as u8;
+    key[1..=address.len()].copy_from_slice(address);
     Some(key)
 }
 
