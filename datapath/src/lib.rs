@@ -5,5 +5,18 @@
 //! else, and gets every other packet untouched. `docs/datapath.md` explains the design.
 
 pub mod congestion;
+pub mod engine;
 pub mod fq_codel;
+pub mod io;
 pub mod offload;
+mod python;
+pub mod quic;
+pub mod received;
+pub mod recovery;
+pub mod rules;
+pub mod sender;
+pub mod session;
+pub mod writer;
+
+/// Microseconds of a clock that never goes back.
+pub type Micros = u64;

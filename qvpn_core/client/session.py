@@ -36,7 +36,7 @@ from qvpn_core.client.states import KillSwitchMode
 from qvpn_core.client.status import Stage, Status
 from qvpn_core.client.ticketfile import TicketFile
 from qvpn_core.client.uplink import Uplink
-from qvpn_core.datapath.aioquic import AioquicDatapath
+from qvpn_core.datapath.native import make_datapath
 from qvpn_core.errors import (
     CaptivePortal,
     GatewayUnreachable,
@@ -285,7 +285,7 @@ class Session:
 
     def _carry(self, link: Link, tun: Tun) -> None:
         """Move packets between the TUN and `link` from now on."""
-        datapath = link.datapath = AioquicDatapath(tun, link.tunnel)
+        datapath = link.datapath = make_datapath(tun, link.tunnel)
         datapath.start(self._own_addresses())
 
     async def _go_on(self, link: Link, tun: Tun) -> NoReturn:
@@ -432,7 +432,7 @@ def _sum(past: TunnelCounters, now: TunnelCounters, drops: dict[str, int]) -> Tu
         past.rx_packets + now.rx_packets,
         past.rx_bytes + now.rx_bytes,
         past.lost_packets + now.lost_packets,
-        dict(past.dropped),
+        dropped=dict(past.dropped),
     )
     for dropped in (now.dropped, drops):
         for reason, count in dropped.items():

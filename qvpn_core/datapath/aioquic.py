@@ -61,6 +61,10 @@ class AioquicDatapath:
             # links ends the session.
             self.close()
             return
+        self.outgoing(packets)
+
+    def outgoing(self, packets: list[bytes]) -> None:
+        """Packets that came from the TUN."""
         own = self._addresses
         outgoing = [
             packet

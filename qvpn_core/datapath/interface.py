@@ -1,7 +1,6 @@
 """The seam between a TUN and whatever moves its packets to a tunnel and back.
 
-`aioquic` is the reference and always works; `native` will be an offload behind the same interface.
-One conformance suite runs over every implementation (tests/integration/test_datapath.py).
+`aioquic` is the reference and always works; `native` is an offload behind the same interface.
 """
 
 from __future__ import annotations
@@ -29,6 +28,13 @@ class PacketDevice(Protocol):
 
     def write_batch(self, packets: Iterable[bytes]) -> int:
         """Hand packets to the kernel; the number that it took."""
+
+
+class OffloadDevice(PacketDevice, Protocol):
+    """A TUN whose packets have a `virtio_net_hdr` on the descriptor."""
+
+    def set_offload(self, on: bool) -> bool:
+        """Let the kernel hand over super-packets, or not; False when it refuses."""
 
 
 @dataclass(slots=True)

@@ -171,7 +171,7 @@ class TunnelConnection(StreamConnection):
         self.datagrams_received: list[bytes] = []
         #: Set when anything but DATAGRAM and ACK frames was received; the owner clears it.
         self.control_received = False
-        self.last_received = 0.0  # when the last valid packet of the short way arrived
+        self._last_received = 0.0
         #: Set when another path is in use than before, by our doing or the peer's; the owner, who
         #: then asks anew what the path carries, clears it.
         self.moved = False
@@ -232,6 +232,11 @@ class TunnelConnection(StreamConnection):
     def ended(self) -> bool:
         """Whether nothing will be sent any more, except by timers of the closing period."""
         return self._state not in (QuicConnectionState.FIRSTFLIGHT, _CONNECTED)
+
+    @property
+    def last_received(self) -> float:
+        """When the last valid packet arrived, 0.0 before the first."""
+        return self._last_received
 
     @property
     def rtt(self) -> float:
@@ -656,7 +661,7 @@ class TunnelConnection(StreamConnection):
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
         """Handle UDP payloads from one address: the short way where it applies, else aioquic's."""
-        if now - self.last_received > STOOD_STILL:
+        if now - self._last_received > STOOD_STILL:
             due = self.get_timer()
             if due is not None and now - due > STOOD_STILL:
                 self.handle_timer(now)  # what was due before these were read
@@ -680,7 +685,7 @@ class TunnelConnection(StreamConnection):
         before, host_cid, close_at = self._active_path, self.host_cid, self._close_at
         self.receive_datagram(data, addr, now)
         if self._close_at != close_at:  # which every valid packet moves
-            self.last_received = now
+            self._last_received = now
         if not self._is_client:
             self._follow(before, host_cid, now)
 
@@ -790,7 +795,7 @@ class TunnelConnection(StreamConnection):
                 space.ack_at = now + self._ack_delay
         if handled:
             self._acknowledge(space, acked_from, acked_to)
-            self.last_received = now
+            self._last_received = now
             if self._state is _CONNECTED:  # else it is when the draining period ends
                 self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = False

@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 from aioquic.quic import events as quic_events
@@ -31,7 +32,7 @@ from qvpn_core.errors import (
     UsageError,
 )
 from qvpn_core.transport import settings
-from qvpn_core.transport.aioquic_adapter import TunnelConnection
+from qvpn_core.transport.aioquic_offload import OffloadConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
     Response,
@@ -48,10 +49,11 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.liveness import Liveness, Step
+from qvpn_core.transport.offload import OffloadEngine
 from qvpn_core.transport.resolver import look_up
 from qvpn_core.transport.tickets import TicketJar, pack_ticket, unpack_ticket
 from qvpn_core.transport.trust import Trust, spki_pin
-from qvpn_core.transport.udp import UdpPath, address_text, connected_udp
+from qvpn_core.transport.udp import Received, UdpPath, address_text, connected_udp
 
 #: Makes an unbound, unconnected socket of an address family and a type, SOCK_DGRAM or SOCK_STREAM.
 #: The caller marks it, which may take a privileged process and therefore time.
@@ -116,7 +118,7 @@ class QuicDial:
             usable = unpack_ticket(data, trust) if data is not None else None
             if usable is not None:
                 configuration.session_ticket, self._resumed_pin = usable
-        quic = TunnelConnection(
+        quic = OffloadConnection(
             configuration=configuration,
             session_ticket_handler=None if tickets is None else self._new_ticket,
         )
@@ -140,7 +142,10 @@ class QuicDial:
         self.http.on_handshake = self._check_pin
         self.http.on_silence = self._on_silence
         self.http.rebind = self.rebind
-        self._loop.add_reader(path.sock.fileno(), self._readable, path)
+        self.http.lend, self.http.reclaim = self._lend, self._reclaim
+        #: Who reads the sockets in our place.
+        self._engine: OffloadEngine | None = None
+        self._read(path)
 
     @property
     def peer(self) -> str:
@@ -167,8 +172,36 @@ class QuicDial:
             self._loop.remove_writer(path.sock.fileno())
             self.http.transmit_datagrams()
 
+    # Who reads
+
+    def _lend(self, engine: OffloadEngine) -> None:
+        self._each_path(self._leave)
+        self._engine = engine
+        self._each_path(self._read)
+
+    def _reclaim(self) -> None:
+        self._each_path(self._leave)
+        self._engine = None
+        self._each_path(self._read)
+
+    def _each_path(self, use: Callable[[UdpPath], None]) -> None:
+        for path in (self._former, self._path):
+            if path is not None and path.sock.fileno() >= 0:
+                use(path)
+
+    def _read(self, path: UdpPath) -> None:
+        if self._engine is not None:
+            self._engine.add_socket(path.sock, partial(self._received, path))
+        else:
+            self._loop.add_reader(path.sock.fileno(), self._readable, path)
+
+    def _leave(self, path: UdpPath) -> None:
+        if self._engine is not None:
+            self._engine.remove_socket(path.sock)
+        else:
+            self._loop.remove_reader(path.sock.fileno())
+
     def _readable(self, path: UdpPath) -> None:
-        now = self._loop.time()
         try:
             received = path.sock.receive()
         except OSError as error:
@@ -185,7 +218,10 @@ class QuicDial:
                     )
                 )
             return
-        self.http.receive([data for data, _sender, _local in received], path, now)
+        self._received(path, received)
+
+    def _received(self, path: UdpPath, received: Received) -> None:
+        self.http.receive([data for data, _sender, _local in received], path, self._loop.time())
         self.http.flush()
 
     # Moving
@@ -211,7 +247,7 @@ class QuicDial:
             self._former, self._path = self._path, path
             self._loop.remove_writer(self._former.sock.fileno())
             self._forgetting = self._loop.call_later(_FORMER_SECONDS, self._forget_former)
-            self._loop.add_reader(path.sock.fileno(), self._readable, path)
+            self._read(path)
             self.http.migrate(path)
             return True
 
@@ -225,7 +261,7 @@ class QuicDial:
 
     def _close_socket(self, path: UdpPath) -> None:
         if path.sock.fileno() >= 0:
-            self._loop.remove_reader(path.sock.fileno())
+            self._leave(path)
             self._loop.remove_writer(path.sock.fileno())
             self._loop.call_soon(path.sock.close)
 

@@ -22,6 +22,7 @@ from qvpn_core.transport.interface import (
     TunnelCounters,
     TunnelHandler,
 )
+from qvpn_core.transport.offload import CarriedRules, OffloadEngine
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
 from qvpn_core.transport.streams import ByteStream
 from qvpn_core.transport.tls_settings import alt_svc
@@ -86,6 +87,21 @@ class Http2Tunnel:
     async def rebind(self, slept: float = 0.0) -> bool:
         del slept
         return False  # a TCP connection stays where it was opened
+
+    carried = False
+
+    def carry(self, engine: OffloadEngine, rules: CarriedRules) -> bool:
+        del engine, rules
+        return False  # engines carry QUIC
+
+    def allow(self, rules: CarriedRules) -> None:
+        pass
+
+    def unroute(self) -> None:
+        pass
+
+    def uncarry(self) -> None:
+        pass
 
     def close(self, error: int | None = None) -> None:
         if self._handler is None:

@@ -21,7 +21,8 @@ from aioquic.quic.connection import NetworkAddress
 from qvpn_core.errors import PathTooNarrow, ProtocolViolation, QvpnError, TunnelLost
 from qvpn_core.masque.varint import encode_varint
 from qvpn_core.transport import settings
-from qvpn_core.transport.aioquic_adapter import TunnelConnection, TunnelH3Connection
+from qvpn_core.transport.aioquic_adapter import TunnelH3Connection
+from qvpn_core.transport.aioquic_offload import OffloadConnection
 from qvpn_core.transport.interface import (
     H3_DATAGRAM_ERROR,
     H3_REQUEST_CANCELLED,
@@ -36,6 +37,7 @@ from qvpn_core.transport.interface import (
     TunnelHandler,
 )
 from qvpn_core.transport.liveness import Liveness, Step
+from qvpn_core.transport.offload import CarriedRules, CarriedStats, EventKind, OffloadEngine, Ranges
 from qvpn_core.transport.pmtud import PathMtuDiscovery, Phase
 from qvpn_core.transport.queue import EXPIRED, FULL, SendQueue
 from qvpn_core.transport.streams import ByteStream
@@ -71,7 +73,8 @@ class Http3Tunnel:
         self.ip = ip
         self._stream_id = stream_id
         self._handler: TunnelHandler | None = handler
-        self.counters = TunnelCounters()
+        #: What an engine did not move.
+        self.slow = TunnelCounters()
         self.response_headers: Headers = ()
         self.queue = SendQueue()
         #: Quarter Stream ID (RFC 9297 section 2.1) and Context ID 0 (RFC 9484 section 6).
@@ -92,6 +95,11 @@ class Http3Tunnel:
     def silence(self) -> float:
         return self._connection.silence
 
+    @property
+    def counters(self) -> TunnelCounters:
+        stats = self._connection.carried_stats(self)
+        return self.slow if stats is None else _sum(self.slow, stats)
+
     def send_capsules(self, data: bytes) -> None:
         if self._handler is not None:
             self._connection.send_data(self._stream_id, data)
@@ -105,13 +113,13 @@ class Http3Tunnel:
             packets = [packet for packet in packets if len(packet) <= mtu]
         full = self.queue.push(packets, self._connection.now())
         if full:
-            self.counters.drop(FULL, full)
+            self.slow.drop(FULL, full)
         self._connection.transmit_datagrams()
 
     def _refuse_oversize(self, packets: Sequence[bytes], mtu: int) -> None:
         for packet in packets:
             if len(packet) > mtu:
-                self.counters.drop(TOO_BIG)
+                self.slow.drop(TOO_BIG)
                 if self._handler is not None:
                     self._handler.packet_too_big(packet, mtu)
 
@@ -125,6 +133,27 @@ class Http3Tunnel:
         if self._handler is not None:
             self._connection.end_stream(self._stream_id, error)
             self.ended(None)
+
+    @property
+    def carried(self) -> bool:
+        return self._connection.carried_stats(self) is not None
+
+    def carry(self, engine: OffloadEngine, rules: CarriedRules) -> bool:
+        return self._handler is not None and self._connection.carry(self, engine, rules)
+
+    def allow(self, rules: CarriedRules) -> None:
+        carried = self._connection.quic.carried
+        if carried is not None and self.carried:
+            carried.set_rules(rules)
+
+    def unroute(self) -> None:
+        carried = self._connection.quic.carried
+        if carried is not None and self.carried:
+            carried.unroute()
+
+    def uncarry(self) -> None:
+        if self.carried:
+            self._connection.uncarry()
 
     # From the connection
 
@@ -150,8 +179,8 @@ class Http3Tunnel:
 
     def received_packets(self, packets: list[bytes]) -> None:
         if self._handler is not None:
-            self.counters.rx_packets += len(packets)
-            self.counters.rx_bytes += sum(map(len, packets))
+            self.slow.rx_packets += len(packets)
+            self.slow.rx_bytes += sum(map(len, packets))
             self._handler.packets(packets)
 
     def set_mtu(self, mtu: int) -> None:
@@ -171,6 +200,7 @@ class Http3Tunnel:
     def ended(self, error: QvpnError | None) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
+            self.uncarry()
             self._connection.tunnel_ended(self._stream_id)
             handler.closed(error)
 
@@ -250,7 +280,7 @@ class Http3Connection:
 
     def __init__(
         self,
-        quic: TunnelConnection,
+        quic: OffloadConnection,
         send: Send,
         *,
         on_request: Callable[[IncomingRequest], None] | None = None,
@@ -303,6 +333,11 @@ class Http3Connection:
         self.on_accept: Callable[[], None] = lambda: None
         #: At the gateway: called when the last of them ended and the connection goes on.
         self.on_vacant: Callable[[], None] = lambda: None
+        #: Hands the sockets of this connection to an engine, and takes them back.
+        self.lend: Callable[[OffloadEngine], None] = lambda engine: None
+        self.reclaim: Callable[[], None] = lambda: None
+        #: The tunnel that an engine carries.
+        self._carried: Http3Tunnel | None = None
 
     @property
     def peer(self) -> Address:
@@ -404,15 +439,15 @@ class Http3Connection:
                 continue
             expired = queue.expire(now, patient=waiting)
             if expired:
-                tunnel.counters.drop(EXPIRED, expired)
+                tunnel.slow.drop(EXPIRED, expired)
             if self._held:
                 continue
             batch = self.quic.pack_datagrams(queue.pending, tunnel.prefix, now)
             if batch.payloads:
                 queue.taken(batch.payloads)
-                tunnel.counters.tx_packets += batch.payloads
-                tunnel.counters.tx_bytes += batch.payload_bytes
-                tunnel.counters.lost_packets = self.quic.packets_lost
+                tunnel.slow.tx_packets += batch.payloads
+                tunnel.slow.tx_bytes += batch.payload_bytes
+                tunnel.slow.lost_packets = self.quic.packets_lost
                 self._send_batch(batch.packets, self.quic.get_peer_address(), now)
         self._arm_timer(now)
 
@@ -456,11 +491,72 @@ class Http3Connection:
         self._judge_silence(now)
         self.flush()
 
+    # On an engine; see `interface.HttpTunnel.carry` and `offload.CarriedOwner`
+
+    def carry(self, tunnel: Http3Tunnel, engine: OffloadEngine, rules: CarriedRules) -> bool:
+        """Let an engine carry one tunnel of this connection, if it can."""
+        if self._carried is not None or self._ended or not tunnel.ip:
+            return False
+        self.lend(engine)
+        if not self.quic.carry(engine, self, tunnel.prefix, tunnel.mtu, rules):
+            self.reclaim()
+            return False
+        self._carried = tunnel
+        waiting = list(tunnel.queue.pending)
+        if waiting:
+            self._transmit()
+        return True
+
+    def uncarry(self) -> None:
+        """Take the connection back."""
+        tunnel = self._carried
+        if tunnel is None:
+            return
+        stats = self.carried_stats(tunnel)
+        assert stats is not None
+        self._carried = None
+        tunnel.slow = _sum(tunnel.slow, stats)
+        waiting = self.quic.uncarry()
+        self.reclaim()
+        if waiting and not self._ended:
+            tunnel.queue.push(waiting, self.now())
+        self._transmit_later()
+
+    def carried_stats(self, tunnel: Http3Tunnel) -> CarriedStats | None:
+        """What the engine knows, if it carries this tunnel."""
+        carried = self.quic.carried
+        return carried.stats() if carried is not None and tunnel is self._carried else None
+
+    def carried_datagrams(self, payloads: list[bytes]) -> None:
+        self.quic.datagrams_received += payloads
+        self.flush()
+
+    def carried_acked(self, ranges: Ranges, delay: float) -> None:
+        self.quic.carried_acked(ranges, delay, self.now())
+        self._transmit_due = True
+        self.flush()
+
+    def carried_event(self, kind: EventKind, value: int) -> None:
+        now = self.now()
+        match kind:
+            case "key-limit":
+                self.quic.update_keys()
+            case "silent":
+                self._arm_timer(now)
+            case "black-hole":
+                self.quic.suspect_black_hole()
+                self._transmit()
+            case "too-large":
+                if self._pmtud is not None:
+                    self._pmtud.refused(value, now)
+                self._transmit()
+
     # Moving
 
     def hold(self) -> None:
         """There is no path: keep what is to be sent, and blame nobody for silence."""
         self._held = True
+        self.quic.hold()
 
     def migrate(self, path: UdpPath) -> None:
         """Go on over another path; only when `quic.may_migrate`."""
@@ -549,6 +645,8 @@ class Http3Connection:
             self.quic.packet_size = size
             for tunnel in list(self.tunnels.values()):
                 tunnel.set_mtu(self.tunnel_mtu(len(tunnel.prefix)))
+            if self._carried is not None and self.quic.carried is not None:
+                self.quic.carried.set_size(size, self._carried.mtu)
 
     # Requests
 
@@ -806,6 +904,7 @@ class Http3Connection:
     def abandon(self, error: QvpnError | None = None) -> None:
         """Stop all timers and streams; nothing is sent or received from now on."""
         self._ended = True
+        self.uncarry()
         error = error or TunnelLost("the connection was closed")
         for stream in list(self.streams.values()):
             stream.broke(error)
@@ -887,7 +986,7 @@ class Http3Connection:
             data.startswith(prefix[:-1]) and data[start - 1 : start] != b"\0" for data in received
         )
         if strange:
-            tunnel.counters.drop(UNKNOWN_CONTEXT, strange)
+            tunnel.slow.drop(UNKNOWN_CONTEXT, strange)
         return [data for data in received if not data.startswith(prefix[:-1])]
 
     def _sort_datagrams(self, received: list[bytes]) -> list[bytes]:
@@ -1038,6 +1137,19 @@ class Http3Connection:
                 flag.set_exception(error)
                 flag.exception()  # not everybody waits for both
         self._on_end(event)
+
+
+def _sum(slow: TunnelCounters, carried: CarriedStats) -> TunnelCounters:
+    """What a tunnel moved, whoever did it."""
+    return TunnelCounters(
+        tx_packets=slow.tx_packets + carried.tx_packets,
+        tx_bytes=slow.tx_bytes + carried.tx_bytes,
+        rx_packets=slow.rx_packets + carried.rx_packets,
+        rx_bytes=slow.rx_bytes + carried.rx_bytes,
+        lost_packets=slow.lost_packets + carried.lost_packets,
+        bad_source=slow.bad_source + carried.bad_source,
+        dropped=slow.dropped,
+    )
 
 
 async def _stay(_slept: float) -> bool:

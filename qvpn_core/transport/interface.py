@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from qvpn_core.errors import QvpnError, TunnelLost
+from qvpn_core.transport.offload import CarriedRules, OffloadEngine
 
 TransportName = Literal["quic", "tls"]
 Address = tuple[str, int]
@@ -49,6 +50,8 @@ class TunnelCounters:
     #: Of the packets sent, those that the transport declared lost; a transport that repeats what
     #: is lost has none.
     lost_packets: int = 0
+    #: At a client with an engine: packets from the TUN whose source is not the session's.
+    bad_source: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str, count: int = 1) -> None:
@@ -140,6 +143,26 @@ class HttpTunnel(Protocol):
         that does not answer ends the tunnel soon. Raises GatewayUnreachable without any path, and
         what the socket factory raises; then the tunnel is as before.
         """
+
+    def carry(self, engine: OffloadEngine, rules: CarriedRules) -> bool:
+        """Let an engine move the IP packets of this tunnel that pass `rules`.
+
+        All others still come to the handler, and `send_packets` still works. False where that is
+        not possible, as on TLS; then nothing has changed.
+        """
+
+    def allow(self, rules: CarriedRules) -> None:
+        """Other rules for the engine that carries this tunnel, if one does."""
+
+    def unroute(self) -> None:
+        """The engine that carries this tunnel, if one does, sends no packets of the TUN by it."""
+
+    def uncarry(self) -> None:
+        """Take the tunnel back from its engine, which may have failed. Idempotent."""
+
+    @property
+    def carried(self) -> bool:
+        """Whether an engine moves this tunnel's packets."""
 
     def close(self, error: int | None = None) -> None:
         """End the tunnel: in order with None, else reset the stream with that HTTP/3 error code,

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aioquic.buffer import Buffer
@@ -35,7 +36,7 @@ from qvpn_core.errors import (
 )
 from qvpn_core.transport import settings
 from qvpn_core.transport.admission import Admission, Strangers, Verdict
-from qvpn_core.transport.aioquic_adapter import TunnelConnection
+from qvpn_core.transport.aioquic_offload import OffloadConnection
 from qvpn_core.transport.http3 import (
     Http3Connection,
 )
@@ -43,8 +44,9 @@ from qvpn_core.transport.interface import (
     Address,
     IncomingRequest,
 )
+from qvpn_core.transport.offload import OffloadEngine
 from qvpn_core.transport.tickets import TicketStore
-from qvpn_core.transport.udp import UdpPath, UdpSocket, address_text
+from qvpn_core.transport.udp import Received, UdpPath, UdpSocket, address_text
 
 _MIN_DATAGRAM = 1200  # RFC 9000 section 14.1
 
@@ -53,7 +55,7 @@ class _Accepted:
     """One connection at the gateway, on whichever socket its client reaches us by."""
 
     def __init__(
-        self, listener: QuicListener, quic: TunnelConnection, tickets: list[SessionTicket]
+        self, listener: QuicListener, quic: OffloadConnection, tickets: list[SessionTicket]
     ) -> None:
         self._listener = listener
         #: Tickets that the peer was sent, which are worth something once it is known.
@@ -146,6 +148,7 @@ class QuicListener:
         self._configuration = certificate_configuration(certificate, private_key)
         self._retry = QuicRetryTokenHandler()
         self._sockets: list[UdpSocket] = []
+        self._engine: OffloadEngine | None = None
         self._by_id: dict[bytes, _Accepted] = {}
         self._accepted: set[_Accepted] = set()
         self._strangers = Strangers[_Accepted]()
@@ -197,6 +200,7 @@ class QuicListener:
             accepted.end(reason)
         if drain:
             await asyncio.sleep(drain)
+        self.reclaim()
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             self._loop.remove_writer(sock.fileno())
@@ -221,21 +225,39 @@ class QuicListener:
         self._sockets.append(udp)
         self._loop.add_reader(udp.fileno(), self._readable, udp)
 
+    def lend(self, engine: OffloadEngine) -> None:
+        """Let an engine read the sockets; what is not its own comes back."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            engine.add_socket(sock, partial(self._received, sock))
+        self._engine = engine
+
+    def reclaim(self) -> None:
+        """Read the sockets again. Idempotent."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            for sock in self._sockets:
+                engine.remove_socket(sock)
+                self._loop.add_reader(sock.fileno(), self._readable, sock)
+
     # Dispatch
 
     def _readable(self, sock: UdpSocket) -> None:
-        now = self._loop.time()
         try:
             received = sock.receive()
         except OSError:
             return  # an ICMP error about one peer says nothing about the socket
+        self._received(sock, received)
+
+    def _received(self, sock: UdpSocket, received: Received) -> None:
+        now = self._loop.time()
         batches: dict[tuple[_Accepted, UdpPath], list[bytes]] = {}
         by_id = self._by_id
         id_end = 1 + settings.CONNECTION_ID
         path: UdpPath | None = None
         last: _Accepted | None = None  # whose packet came before on the same path
         for data, sender, local in received:
-            if path is None or path.to is not sender or path.local != local:
+            if path is None or path.to != sender or path.local != local:
                 path = UdpPath(sender[0], sender[1], sock, sender, local)
                 last = None
             if data and data[0] & 0x80:
@@ -301,7 +323,7 @@ class QuicListener:
                 self._send_retry(header, path)
             return None
         tickets: list[SessionTicket] = []
-        quic = TunnelConnection(
+        quic = OffloadConnection(
             configuration=self._configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,

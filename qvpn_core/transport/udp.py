@@ -45,6 +45,10 @@ Datagram = bytes
 LocalAddress = tuple[int, int, bytes]
 
 
+#: What a socket received: datagram, sender, and the local address that it came to.
+Received = list[tuple[Datagram, tuple[str, int], LocalAddress | None]]
+
+
 class UdpPath(NamedTuple):
     """Both ends of a way through the network (RFC 9000 section 9), where QUIC asks for an address.
 
@@ -113,14 +117,12 @@ class UdpSocket:
         """Close the descriptor."""
         self._sock.close()
 
-    def receive(
-        self, calls: int = 16
-    ) -> list[tuple[Datagram, tuple[str, int], LocalAddress | None]]:
+    def receive(self, calls: int = 16) -> Received:
         """Drain up to `calls` super-packets: datagram, sender, and the local address it came to.
 
         Raises OSError for what the network reported (ECONNREFUSED on a connected socket).
         """
-        received: list[tuple[Datagram, tuple[str, int], LocalAddress | None]] = []
+        received: Received = []
         recvmsg = self._sock.recvmsg
         for _ in range(calls):
             try:
@@ -280,10 +282,8 @@ class PortableUdpSocket(UdpSocket):
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
-    def receive(
-        self, calls: int = 64
-    ) -> list[tuple[Datagram, tuple[str, int], LocalAddress | None]]:
-        received: list[tuple[Datagram, tuple[str, int], LocalAddress | None]] = []
+    def receive(self, calls: int = 64) -> Received:
+        received: Received = []
         for _ in range(calls):
             try:
                 data, sender = self._sock.recvfrom(65535)

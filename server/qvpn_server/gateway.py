@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ from qvpn_server.identity import announced_pins
 from qvpn_server.live import LivePolicies
 from qvpn_server.lookups import LookUps
 from qvpn_server.network import gateway_network
+from qvpn_server.offload import Offload
 from qvpn_server.registry import Device, DevicePolicy, Invite, Registry
 from qvpn_server.services import Services, service_target
 from qvpn_server.sessions import Session, SessionTable
@@ -82,6 +83,9 @@ class Gateway:
         #: What sessions that ended have moved.
         self._past = Traffic(drops={})
         self.listener: GatewayListener | None = None
+        #: Carries sessions natively, where that is possible.
+        self.offload: Offload | None = None
+        self.policies.on_change = self._follow
         self.reload()
 
     def on_request(self, incoming: IncomingRequest) -> None:
@@ -166,7 +170,11 @@ class Gateway:
             tell=handler.policy_changed,
         )
         replaced = self._sessions.add(session)
+        if replaced is not None:
+            replaced.tunnel.unroute()
         handler.open(session)
+        if self.offload is not None:
+            self.offload.carry(session)
         log.info(
             "%s connected over %s from %s with %s",
             device.name,
@@ -178,6 +186,10 @@ class Gateway:
             log.info("%s: the new session replaces an older one", device.name)
             # Its last packets may be under way still, and arrive.
             asyncio.get_running_loop().call_later(TAKEOVER, replaced.tunnel.close)
+
+    def _follow(self, session: Session) -> None:
+        if self.offload is not None:
+            self.offload.follow(session)
 
     def _announcement(self) -> Headers:
         """The pins for a device, the next one with them while there is one."""
@@ -192,6 +204,8 @@ class Gateway:
         assert self.listener is not None
         sessions = [_session_status(session) for session in self._sessions]
         totals = Traffic(drops=dict(self._forwarder.drops))
+        if self.offload is not None:
+            _add(totals, Traffic(drops=self.offload.drops))
         for traffic in (self._past, *sessions):
             _add(totals, traffic)
         return GatewayStatus(
@@ -232,7 +246,11 @@ async def running_gateway(
             write_tun=tun.write_batch,
         )
         gateway = Gateway(config, registry, sessions, forwarder, state)
-        stack.callback(_forward_from(tun, forwarder, stopped))
+        pump = _Pump(tun, forwarder, stopped)
+        stack.callback(pump.stop)
+        gateway.offload = Offload(tun, sessions, pump.forward, pump.start, pump.gone)
+        if not gateway.offload.start():
+            pump.start()
         gateway.listener = await GatewayListener.start(
             config.listen,
             certificate=config.certificate,
@@ -242,30 +260,44 @@ async def running_gateway(
         # Without a reason phrase: callers who were never admitted get this close as well.
         stack.push_async_callback(gateway.listener.close)
         stack.push_async_callback(gateway.services.close)
+        stack.enter_context(gateway.offload.serving(gateway.listener))
         await stack.enter_async_context(gateway.policies.following_others())
         await stack.enter_async_context(serve_admin(state, gateway.answer))
         yield gateway
 
 
-def _forward_from(
-    tun: Tun, forwarder: Forwarder, stopped: asyncio.Future[None]
-) -> Callable[[], object]:
-    """Forward what the kernel routes into the TUN. Returns what ends that."""
-    loop = asyncio.get_running_loop()
-    descriptor = tun.fileno()
+class _Pump:
+    """Takes from the TUN what the kernel routes into it, for the forwarder."""
 
-    def readable() -> None:
+    def __init__(self, tun: Tun, forwarder: Forwarder, stopped: asyncio.Future[None]) -> None:
+        self._tun = tun
+        self._forwarder = forwarder
+        self._stopped = stopped
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = tun.fileno()
+
+    def start(self) -> None:
+        self._loop.add_reader(self._descriptor, self._readable)
+
+    def stop(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+
+    def forward(self, packets: list[bytes]) -> None:
+        self._forwarder.from_tun(packets, self._loop.time())
+
+    def gone(self) -> None:
+        """The engine found that the device is gone; reading it says the same in words."""
+        self._readable()
+
+    def _readable(self) -> None:
         try:
-            packets = tun.read_batch(BATCH)
+            packets = self._tun.read_batch(BATCH)
         except TunUnavailable as error:
-            loop.remove_reader(descriptor)
-            if not stopped.done():
-                stopped.set_exception(error)
+            self.stop()
+            if not self._stopped.done():
+                self._stopped.set_exception(error)
             return
-        forwarder.from_tun(packets, loop.time())
-
-    loop.add_reader(descriptor, readable)
-    return lambda: loop.remove_reader(descriptor)
+        self.forward(packets)
 
 
 def _session_status(session: Session) -> SessionStatus:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from qvpn_core.errors import QvpnError
@@ -18,7 +18,7 @@ from qvpn_server.destinations import DestinationCache
 from qvpn_server.registry import Device, DevicePolicy, Group, Registry
 from qvpn_server.registry.policy import device_policy
 from qvpn_server.services import Services
-from qvpn_server.sessions import SessionTable
+from qvpn_server.sessions import Session, SessionTable
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class LivePolicies:
         self._services = services
         #: Sessions with equal policies share a table.
         self.destinations = DestinationCache(config)
+        #: Told a session that may send elsewhere from now on.
+        self.on_change: Callable[[Session], None] = lambda session: None
 
     def no_room(self, device: Device, policy: DevicePolicy) -> str | None:
         """Why `device` cannot have a session now; None when it can.
@@ -81,6 +83,7 @@ class LivePolicies:
                 log.info("%s: its groups changed", session.device)
                 session.policy = policy
                 session.destinations = self.destinations.of(policy)
+                self.on_change(session)
                 session.tell(before)
         for number in users:
             device = standing.get(number)
