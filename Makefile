@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 4
+NATIVE := $(VENV)/.datapath
+CRATE := $(shell find datapath -name target -prune -o -name fuzz -prune -o \
+  -name '*.rs' -print -o -name '*.toml' -print -o -name '*.lock' -print -o -name '*.pyi' -print)
 
 .PHONY: help
 help:  ## this list
@@ -13,8 +16,16 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 	@tools/bootstrap.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
+# Where it cannot be built, this says so each time and the rest goes on without it.
+$(NATIVE): $(STAMP) tools/datapath.sh $(CRATE)
+	@tools/datapath.sh install "$(VENV)" && touch $@ || [ $$? = 77 ]
+
+.PHONY: datapath
+datapath: $(NATIVE)  ## the native datapath into it, where there is a Rust compiler
+	@:
+
 .PHONY: venv
-venv: $(STAMP)  ## a virtual environment with everything that development needs
+venv: $(STAMP) datapath  ## a virtual environment with everything that development needs
 	@:
 
 .PHONY: demo
@@ -28,7 +39,7 @@ install-helper: $(STAMP)  ## as root: this checkout's helper to where pkexec may
 	@$(BIN)/python tools/install_helper.py
 
 .PHONY: test
-test: $(STAMP)  ## every test that this machine can run; says what it skipped and why
+test: $(STAMP) datapath  ## every test that this machine can run; says what it skipped and why
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 .PHONY: lint
@@ -37,13 +48,14 @@ lint: $(STAMP)  ## style, types, and the arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@tools/datapath.sh lint || [ $$? = 77 ]
 
 .PHONY: fuzz
 fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS each
 	QVPN_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz
 
 .PHONY: bench
-bench: $(STAMP)  ## this VPN beside others and beside no VPN, in one run; needs root
+bench: $(STAMP) datapath  ## this VPN beside others and beside no VPN, in one run; needs root
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.streams
 
@@ -68,10 +80,15 @@ wheels: $(STAMP)  ## dist/*.whl and the source archive
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m hatchling build -d dist
 	@$(BIN)/python -c 'from tools.packages import build; build.write_checksums(build.PROJECT / "dist")'
 
+.PHONY: datapath-wheel
+datapath-wheel: $(STAMP)  ## dist/qvpn_datapath-*.whl: the native datapath
+	tools/datapath.sh wheel "$(VENV)"
+	@$(BIN)/python -c 'from tools.packages import build; build.write_checksums(build.PROJECT / "dist")'
+
 .PHONY: translations
 translations: $(STAMP)  ## the texts of the app for translators, and what they made of them
 	$(BIN)/python -m tools.translate
 
 .PHONY: clean
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist datapath/target

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ from tests.world.vpn import GATEWAY_PORT, INSIDE, Vpn, until
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 families = pytest.mark.parametrize("family", [4, 6])
+needs_dig = pytest.mark.skipif(
+    shutil.which("dig") is None, reason="needs dig (Debian: bind9-dnsutils)"
+)
 #: A tunnel's MTU on Ethernet, behind IPv4, UDP, QUIC and an HTTP Datagram's header.
 MTU = 1442
 GATEWAY = {4: plan.GATEWAY4, 6: plan.GATEWAY6}
@@ -108,6 +112,7 @@ def test_small_packets_at_a_rate_keep_their_order(client: Namespace, family: int
     assert (len(echoes.numbers), echoes.overtaken, echoes.damaged) == (echoes.distinct, 0, 0)
 
 
+@needs_dig
 @families
 @pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
 def test_questions_to_the_company_resolver_come_from_the_gateway(
@@ -124,12 +129,14 @@ def test_questions_to_the_company_resolver_come_from_the_gateway(
     assert client.run([*asking, "whoami.test", record]).stdout.strip() == GATEWAY[family]
 
 
+@needs_dig
 def test_questions_to_the_resolver_of_the_provider_come_from_the_gateway_too(
     client: Namespace,
 ) -> None:
     assert client.run(["dig", "+short", "whoami.test", "A"]).stdout.strip() == GATEWAY[4]
 
 
+@needs_dig
 def test_an_answer_that_is_too_large_for_udp_is_fetched_over_tcp(client: Namespace) -> None:
     asking = ["dig", "+short", "+noedns", f"@{plan.COMPANY_DNS.v6}", "big.test", "TXT"]
     assert len(client.run(asking).stdout.splitlines()) == 10
