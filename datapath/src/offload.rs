@@ -1,1 +1,0 @@
-//! Super-packets of the kernel: segmentation and coalescing, as pure functions.
