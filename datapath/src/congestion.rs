@@ -23,7 +23,7 @@ const PACKET: u64 = 1452;
 /// What may be in flight before anything is known.
 const INITIAL_WINDOW: u64 = 32 * PACKET;
 /// What may always be in flight.
-const MIN_WINDOW: u64 = 8 * PACKET;
+const MIN_WINDOW: u64 = 4 * PACKET;
 /// The most that one buffer with `UDP_SEGMENT` takes.
 const MAX_QUANTUM: u64 = 65_536;
 /// The round trip for pacing the first window, before one is measured.
@@ -40,8 +40,10 @@ const PROBE_RTT_TIME: Micros = 200_000;
 /// Rounds in half of the window of the maximum filters, and how long they are at least.
 const PERIOD_ROUNDS: u64 = 5;
 const PERIOD_TIME: Micros = 100_000;
-/// Congestive losses in a round are more than this share of it, and than twice the usual.
-const LOSS_SHARE: f64 = 0.02;
+/// How much of the flight of a congestive loss is used until the next probe.
+const HEADROOM: (u64, u64) = (17, 20);
+/// Half of the time for which the longest round trip is remembered.
+const MAX_RTT_PERIOD: Micros = 5_000_000;
 
 /// What the controller does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,12 +111,8 @@ impl MaxFilter {
 struct Round {
     acked: u64,
     lost: u64,
-    lost_packets: u32,
-    lost_in_flight: u64,
-    rtt_sum: Micros,
-    rtt_count: u64,
-    /// The highest rate that was not limited by the application.
-    rate: u64,
+    /// Bytes in flight when the newest packet that congestion cost was sent; 0: none.
+    congested_in_flight: u64,
 }
 
 /// What [`Sender`] tells the controller of the packets.
@@ -155,7 +153,11 @@ pub struct Controller {
     /// Bounds on the flight found by congestive losses, in bytes; `u64::MAX` without one.
     high: u64,
     low: u64,
-    usual_loss: f64,
+    /// The longest round trip, over periods of [`MAX_RTT_PERIOD`].
+    max_rtt: MaxFilter,
+    max_rtt_time: Micros,
+    /// Congestive losses, as far as a cycle remembers them.
+    contested: bool,
 
     state_round: u64,
     state_time: Micros,
@@ -189,7 +191,9 @@ impl Controller {
             extra_bytes: 0,
             high: u64::MAX,
             low: u64::MAX,
-            usual_loss: 0.0,
+            max_rtt: MaxFilter::default(),
+            max_rtt_time: now,
+            contested: false,
             state_round: 0,
             state_time: now,
             cruise_rounds: 0,
@@ -235,7 +239,9 @@ impl Controller {
 
     /// The bytes that leave together: what 1 ms takes, at most a GSO buffer.
     fn quantum(&self) -> u64 {
-        (self.pacing_rate() / 1_000).clamp(2 * PACKET, MAX_QUANTUM)
+        let rate = self.pacing_rate();
+        let least = if rate < 150_000 { PACKET } else { 2 * PACKET };
+        (rate / 1_000).clamp(least, MAX_QUANTUM)
     }
 
     fn bdp(&self, gain: f64) -> u64 {
@@ -302,19 +308,21 @@ impl Controller {
         self.tokens = self.tokens(now).0;
         self.tokens_time = now;
 
-        self.round.lost += outcome.lost_bytes;
-        self.round.lost_packets += outcome.lost_packets;
-        self.round.lost_in_flight = self.round.lost_in_flight.max(outcome.lost_in_flight);
+        let congestive = self.judge_losses(outcome, now);
         self.round.acked += outcome.acked_bytes;
-        self.round.lost = self.round.lost.saturating_sub(outcome.spurious_bytes);
-        if let Some(rtt) = outcome.rtt_sample {
-            self.round.rtt_sum += rtt;
-            self.round.rtt_count += 1;
+        self.round.lost += outcome.lost_bytes;
+        if congestive {
+            self.round.congested_in_flight = outcome.lost_in_flight;
         }
         let Some(sample) = outcome.rate else {
             return;
         };
-        let rate = sample.rate();
+        let mut rate = sample.rate();
+        if self.round.congested_in_flight == 0 {
+            // Losses by chance are capacity as well: the path had to carry what it lost.
+            let lost = sample.lost.min(sample.delivered);
+            rate += lost.saturating_mul(1_000_000) / sample.interval.max(1);
+        }
         let round_start = sample.prior_delivered >= self.next_round;
         if round_start {
             self.next_round = view.delivered;
@@ -324,9 +332,6 @@ impl Controller {
         let whole = self.min_rtt.is_none_or(|rtt| sample.interval >= rtt);
         if whole && (!sample.app_limited || rate >= self.bandwidth()) {
             self.bandwidth.update(rate);
-            if !sample.app_limited {
-                self.round.rate = self.round.rate.max(rate);
-            }
         }
         self.note_extra(outcome.acked_bytes, now);
         if round_start {
@@ -362,7 +367,7 @@ impl Controller {
             self.bandwidth.advance();
             self.extra_acked.advance();
         }
-        let congested = self.judge_losses(&round, view);
+        let congested = round.congested_in_flight > 0;
         if !self.filled && !app_limited {
             // Section 5.3.1.2.
             if self.bandwidth() >= self.full_bandwidth + self.full_bandwidth / 4 {
@@ -374,44 +379,47 @@ impl Controller {
             self.filled = self.full_rounds >= 3;
         }
         if congested {
-            if !self.filled {
-                self.filled = true;
-                self.high = self.bdp(1.0).max(round.lost_in_flight / 2).max(MIN_WINDOW);
-            }
+            self.contested = true;
             match self.state {
-                State::Up | State::Refill => {
-                    self.high = round.lost_in_flight.max(self.bdp(0.7)).max(MIN_WINDOW);
-                    self.enter(State::Down, now);
+                State::Up | State::Refill | State::Startup => {
+                    self.filled = true;
+                    self.high = round.congested_in_flight.max(self.bdp(0.7)).max(MIN_WINDOW);
+                    if self.state != State::Startup {
+                        self.enter(State::Down, now);
+                    }
                 }
-                State::Startup | State::Drain => {}
+                State::Drain => {}
                 _ => {
                     let low = self.low.min(self.window);
                     self.low = (low * 7 / 10).max(round.acked).max(MIN_WINDOW);
                 }
             }
         } else if self.state == State::Up && self.high != u64::MAX {
-            self.high = self.high + self.high / 4;
-            if self.high > self.target(3.0) {
+            let step = (self.rounds - self.state_round).min(20);
+            self.high = self.high.saturating_add(PACKET << step);
+            if self.high > self.target(2.25) {
                 self.high = u64::MAX;
             }
         }
     }
 
-    /// Whether the losses of a round mean congestion.
-    fn judge_losses(&mut self, round: &Round, _view: View) -> bool {
-        let total = round.acked + round.lost;
-        if total == 0 {
+    /// Whether losses mean congestion: packets are dropped when the queue is full, so the round
+    /// trip of those that got in is about the longest then.
+    fn judge_losses(&mut self, outcome: &Outcome, now: Micros) -> bool {
+        let Some(rtt) = outcome.rtt_sample else {
             return false;
+        };
+        if now.saturating_sub(self.max_rtt_time) > MAX_RTT_PERIOD {
+            self.max_rtt_time = now;
+            self.max_rtt.advance();
         }
-        let share = round.lost as f64 / total as f64;
-        let min_rtt = self.min_rtt.unwrap_or(0);
-        let delayed = round.rtt_count > 0
-            && round.rtt_sum / round.rtt_count > min_rtt + (min_rtt / 8).max(500);
-        let limit = LOSS_SHARE + 2.0 * self.usual_loss;
-        if !delayed {
-            self.usual_loss += (share - self.usual_loss) / 8.0;
-        }
-        round.lost_packets >= 2 && (delayed && share > limit || share > limit + 0.1)
+        self.max_rtt.update(rtt);
+        let Some(least) = self.min_rtt else {
+            return false;
+        };
+        let queue = rtt.saturating_sub(least);
+        let longest = self.max_rtt.get().saturating_sub(least);
+        outcome.lost_packets > 0 && queue >= (least / 16).max(1_000) && queue >= longest / 4 * 3
     }
 
     fn note_min_rtt(&mut self, sample: Option<Micros>, view: View, now: Micros) {
@@ -458,22 +466,28 @@ impl Controller {
         let rounds = self.rounds - self.state_round;
         match self.state {
             State::Startup if self.filled => self.enter(State::Drain, now),
-            State::Drain if view.in_flight <= self.target(1.0) => self.enter(State::Cruise, now),
-            State::Down if view.in_flight <= self.target(1.0).min(self.headroom()) => {
-                self.enter(State::Cruise, now);
+            State::Drain if view.in_flight <= self.drained() => self.enter(State::Cruise, now),
+            State::Down if view.in_flight <= self.drained().min(self.headroom()) => {
+                self.enter_cruise(now);
             }
-            State::Cruise | State::Down if rounds >= self.cruise_rounds && in_state > 50_000 => {
+            State::Cruise | State::Down if self.time_to_probe(now) => {
                 self.low = u64::MAX;
+                self.contested = false;
                 self.enter(State::Refill, now);
             }
             State::Refill if round_start && rounds >= 1 => {
                 self.full_bandwidth = self.bandwidth();
                 self.enter(State::Up, now);
             }
-            State::Up if round_start && rounds >= 1 => {
-                let grown = self.bandwidth() > self.full_bandwidth + self.full_bandwidth / 10;
-                self.full_bandwidth = self.bandwidth();
-                if !grown && (rounds >= 2 || view.in_flight >= self.target(1.25)) {
+            State::Up => {
+                if round_start && self.bandwidth() > self.full_bandwidth + self.full_bandwidth / 10
+                {
+                    self.full_bandwidth = self.bandwidth();
+                    self.state_time = now;
+                } else if in_state >= self.min_rtt.unwrap_or(0)
+                    && (view.in_flight >= self.target(1.25) || rounds >= 3)
+                    && self.high == u64::MAX
+                {
                     self.enter(State::Down, now);
                 }
             }
@@ -481,21 +495,45 @@ impl Controller {
         }
     }
 
+    /// The flight with which the path is full and the queue empty.
+    fn drained(&self) -> u64 {
+        let slack = self.bandwidth().saturating_mul(ACK_SLACK) / 1_000_000;
+        (self.bdp(1.0) + slack + self.quantum()).max(MIN_WINDOW)
+    }
+
+    fn time_to_probe(&self, now: Micros) -> bool {
+        let rounds = self.rounds - self.state_round;
+        let time = now.saturating_sub(self.state_time);
+        if self.contested {
+            // About as often as Reno and CUBIC come back to what they lost (section 5.3.3.5.2).
+            let reno = (self.bdp(1.0).min(self.window) / PACKET).clamp(8, 63);
+            return rounds >= reno || time >= 2_000_000 + self.random % 1_000_000;
+        }
+        rounds >= self.cruise_rounds && time > 50_000
+    }
+
     fn headroom(&self) -> u64 {
         if self.high == u64::MAX {
             u64::MAX
         } else {
-            self.high / 20 * 17
+            self.high / HEADROOM.1 * HEADROOM.0
         }
     }
 
+    fn enter_cruise(&mut self, now: Micros) {
+        // The cycle began with `Down`.
+        let began = (self.state_round, self.state_time);
+        self.enter(State::Cruise, now);
+        (self.state_round, self.state_time) = began;
+    }
+
     fn enter(&mut self, state: State, now: Micros) {
-        if state == State::Cruise {
+        if matches!(state, State::Cruise | State::Down) {
             // xorshift: cycles of many tunnels on one path drift apart.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
-            self.cruise_rounds = 6 + self.random % 4;
+            self.cruise_rounds = 7 + self.random % 4;
         }
         self.state = state;
         self.state_round = self.rounds;

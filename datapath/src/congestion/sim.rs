@@ -164,6 +164,7 @@ pub struct Sim {
     pub flows: Vec<Flow>,
     pub counts: Vec<Count>,
     random: u64,
+    fraction: u64,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
 }
@@ -178,6 +179,7 @@ impl Sim {
             flows: Vec::new(),
             counts: Vec::new(),
             random: 88_172_645_463_325_252,
+            fraction: 0,
             delays: Vec::new(),
             path,
         };
@@ -384,9 +386,16 @@ impl Sim {
         }
         self.queue.push_back(packet);
         if self.queue.len() == 1 {
-            let time = packet.bytes * 1_000_000 / self.path.rate;
+            let time = self.service(packet.bytes);
             self.at(self.now + time, Event::Served);
         }
+    }
+
+    /// Microseconds on the link; the fractions add up.
+    fn service(&mut self, bytes: u64) -> Micros {
+        let total = bytes * 1_000_000 + self.fraction;
+        self.fraction = total % self.path.rate;
+        total / self.path.rate
     }
 
     fn served(&mut self) {
@@ -416,7 +425,8 @@ impl Sim {
             },
         );
         if let Some(next) = self.queue.front() {
-            let time = next.bytes * 1_000_000 / self.path.rate;
+            let bytes = next.bytes;
+            let time = self.service(bytes);
             self.at(self.now + time, Event::Served);
         }
     }
