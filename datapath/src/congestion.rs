@@ -466,8 +466,11 @@ impl Controller {
         let rounds = self.rounds - self.state_round;
         match self.state {
             State::Startup if self.filled => self.enter(State::Drain, now),
-            State::Drain if view.in_flight <= self.drained() => self.enter(State::Cruise, now),
-            State::Down if view.in_flight <= self.drained().min(self.headroom()) => {
+            State::Drain if view.in_flight <= self.drained() || rounds >= 5 => self.enter(State::Cruise, now),
+            State::Down
+                if view.in_flight <= self.drained().min(self.headroom())
+                    || rounds >= 2 && in_state >= self.min_rtt.unwrap_or(0) =>
+            {
                 self.enter_cruise(now);
             }
             State::Cruise | State::Down if self.time_to_probe(now) => {
@@ -507,7 +510,7 @@ impl Controller {
         if self.contested {
             // About as often as Reno and CUBIC come back to what they lost (section 5.3.3.5.2).
             let reno = (self.bdp(1.0).min(self.window) / PACKET).clamp(8, 63);
-            return rounds >= reno || time >= 2_000_000 + self.random % 1_000_000;
+            return rounds >= reno || time >= 1_500_000 + self.random % 1_000_000;
         }
         rounds >= self.cruise_rounds && time > 50_000
     }

@@ -72,3 +72,45 @@ fn look() {
         }
     }
 }
+
+#[test]
+#[ignore = "prints a trace"]
+fn trace() {
+    let get = |name: &str, default: f64| {
+        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    };
+    let mut path = Path::new(get("MBITS", 50.0), get("QUEUE", 180.0) as usize, get("RTT", 20.0));
+    path.loss = get("LOSS", 0.0);
+    let mut sim = Sim::new(path);
+    let tunnel = sim.tunnel(Source::Bulk, ACKS, 0);
+    let tcp = match get("TCP", 1.0) as u32 {
+        0 => None,
+        1 => Some(sim.tcp(Kind::Cubic, 5 * SECOND)),
+        _ => Some(sim.tcp(Kind::Reno, 5 * SECOND)),
+    };
+    let (from, to, step) = (get("FROM", 4.0), get("TO", 40.0), get("STEP", 0.2));
+    let mut time = from;
+    while time < to {
+        let now = (time * 1e6) as Micros;
+        sim.run(now);
+        let back = (step.max(0.1) * 1e6) as Micros;
+        let c = sim.sender(tunnel).controller();
+        println!(
+            "{time:6.2} {:8} bw {:6.1} got {:6.1} tcp {:6.1} min {:6.1} max {:6.1} win {:4} fly {:4} high {:5} low {:5} queue {:6.1} lost {:.2} {}",
+            format!("{:?}", c.state),
+            c.bandwidth() as f64 * 8e-6,
+            sim.mbits(tunnel, now.saturating_sub(back), now),
+            tcp.map_or(0.0, |tcp| sim.mbits(tcp, now.saturating_sub(back), now)),
+            c.min_rtt.unwrap_or(0) as f64 / 1e3,
+            c.max_rtt.get() as f64 / 1e3,
+            c.window / 1400,
+            sim.sender(tunnel).recovery().bytes_in_flight() / 1400,
+            c.high.min(99_999 * 1400) / 1400,
+            c.low.min(99_999 * 1400) / 1400,
+            sim.delay(0.5, now.saturating_sub(back), now),
+            sim.lost(tunnel) * 100.0,
+            if c.contested { "contested" } else { "" },
+        );
+        time += step;
+    }
+}
