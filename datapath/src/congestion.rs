@@ -156,6 +156,8 @@ pub struct Controller {
     /// The longest round trip, over periods of [`MAX_RTT_PERIOD`].
     max_rtt: MaxFilter,
     max_rtt_time: Micros,
+    /// The shortest round trip of this period of the filters and of the one before it.
+    recent_rtt: (Micros, Micros),
     /// Congestive losses, as far as a cycle remembers them.
     contested: bool,
 
@@ -193,6 +195,7 @@ impl Controller {
             low: u64::MAX,
             max_rtt: MaxFilter::default(),
             max_rtt_time: now,
+            recent_rtt: (Micros::MAX, Micros::MAX),
             contested: false,
             state_round: 0,
             state_time: now,
@@ -366,6 +369,7 @@ impl Controller {
             self.period = (self.rounds, now);
             self.bandwidth.advance();
             self.extra_acked.advance();
+            self.recent_rtt = (Micros::MAX, self.recent_rtt.0);
         }
         let congested = round.congested_in_flight > 0;
         if !self.filled && !app_limited {
@@ -432,8 +436,14 @@ impl Controller {
                 self.min_rtt_time = now;
             }
             self.probe_rtt_min = self.probe_rtt_min.min(rtt);
+            self.recent_rtt.0 = self.recent_rtt.0.min(rtt);
         }
-        let expired = now.saturating_sub(self.min_rtt_time) > MIN_RTT_LIFE;
+        // The flight is bounded so that the queue of this sender alone is below a round trip: if
+        // it never was for ten rounds, there are others in it, or the path became longer.
+        let recent = self.recent_rtt.0.min(self.recent_rtt.1);
+        let doubtful = self.recent_rtt.1 != Micros::MAX
+            && recent > self.min_rtt.unwrap_or(0).saturating_mul(2) + 2_000;
+        let expired = doubtful || now.saturating_sub(self.min_rtt_time) > MIN_RTT_LIFE;
         if expired && self.state != State::ProbeRtt && sample.is_some() {
             self.enter(State::ProbeRtt, now);
             self.probe_rtt_done = None;
@@ -450,6 +460,7 @@ impl Controller {
             Some(done) if now >= done && self.probe_rtt_min != Micros::MAX => {
                 self.min_rtt = Some(self.probe_rtt_min);
                 self.min_rtt_time = now;
+                self.recent_rtt = (Micros::MAX, Micros::MAX);
                 let next = if self.filled {
                     State::Cruise
                 } else {
@@ -489,7 +500,7 @@ impl Controller {
                     self.state_time = now;
                 } else if in_state >= self.min_rtt.unwrap_or(0)
                     && (view.in_flight >= self.target(1.25) || rounds >= 3)
-                    && self.high == u64::MAX
+                    && self.high >= self.target(1.25)
                 {
                     self.enter(State::Down, now);
                 }

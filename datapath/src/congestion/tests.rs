@@ -54,21 +54,25 @@ fn look() {
             (20.0, 100, 60.0),
             (100.0, 300, 10.0),
         ] {
-            let mut sim = Sim::new(Path::new(mbits, queue, rtt));
-            let tunnel = sim.tunnel(Source::Bulk, ACKS, 0);
-            let tcp = sim.tcp(kind, 5 * SECOND);
-            sim.run(65 * SECOND);
-            let (a, b) = (
-                sim.mbits(tunnel, 15 * SECOND, 65 * SECOND),
-                sim.mbits(tcp, 15 * SECOND, 65 * SECOND),
-            );
-            println!(
-                "{kind:?} {mbits:6} Mbit/s {queue:5} packets {rtt:5} ms: tunnel {a:5.1}, TCP {b:5.1}, ratio {:.2}, lost {:.2} / {:.2} %, queue {:.1} ms",
-                a / b,
-                sim.lost(tunnel) * 100.0,
-                sim.lost(tcp) * 100.0,
-                sim.delay(0.5, 15 * SECOND, 65 * SECOND),
-            );
+            print!("{kind:?} {mbits:6} Mbit/s {queue:5} packets {rtt:5} ms:");
+            for start in [5_000_000, 5_370_000, 6_110_000, 7_770_000] {
+                let mut sim = Sim::new(Path::new(mbits, queue, rtt));
+                let tunnel = sim.tunnel(Source::Bulk, ACKS, 0);
+                let tcp = sim.tcp(kind, start);
+                sim.run(65 * SECOND);
+                let (a, b) = (
+                    sim.mbits(tunnel, 15 * SECOND, 65 * SECOND),
+                    sim.mbits(tcp, 15 * SECOND, 65 * SECOND),
+                );
+                print!(
+                    "  {:5.2} ({:4.1}) lost {:.2} / {:.2} %",
+                    a / b,
+                    sim.delay(0.5, 15 * SECOND, 65 * SECOND),
+                    sim.lost(tunnel) * 100.0,
+                    sim.lost(tcp) * 100.0,
+                );
+            }
+            println!();
         }
     }
 }
