@@ -42,6 +42,9 @@ const PERIOD_ROUNDS: u64 = 5;
 const PERIOD_TIME: Micros = 100_000;
 /// How much of the flight of a congestive loss is used until the next probe.
 const HEADROOM: (u64, u64) = (17, 20);
+/// By how many percent a probe must raise the bandwidth for the next one to follow at once. With
+/// a gain of 1.25, it does on a path with room, and where others have two thirds of it.
+const GROWTH: u64 = 15;
 /// Half of the time for which the longest round trip is remembered.
 const MAX_RTT_PERIOD: Micros = 5_000_000;
 
@@ -164,6 +167,10 @@ pub struct Controller {
     state_round: u64,
     state_time: Micros,
     cruise_rounds: u64,
+    /// The bandwidth before the last probe.
+    before_probe: u64,
+    /// The last probe found more: this one may last longer.
+    patient: bool,
     probe_rtt_done: Option<Micros>,
     probe_rtt_min: Micros,
 
@@ -200,6 +207,8 @@ impl Controller {
             state_round: 0,
             state_time: now,
             cruise_rounds: 0,
+            before_probe: 0,
+            patient: false,
             probe_rtt_done: None,
             probe_rtt_min: Micros::MAX,
             tokens: INITIAL_WINDOW as i64 / 2,
@@ -487,6 +496,8 @@ impl Controller {
             State::Cruise | State::Down if self.time_to_probe(now) => {
                 self.low = u64::MAX;
                 self.contested = false;
+                self.patient = self.found_more();
+                self.before_probe = self.bandwidth();
                 self.enter(State::Refill, now);
             }
             State::Refill if round_start && rounds >= 1 => {
@@ -494,12 +505,11 @@ impl Controller {
                 self.enter(State::Up, now);
             }
             State::Up => {
-                if round_start && self.bandwidth() > self.full_bandwidth + self.full_bandwidth / 10
-                {
+                if round_start && self.bandwidth() > self.full_bandwidth + self.full_bandwidth / 8 {
                     self.full_bandwidth = self.bandwidth();
-                    self.state_time = now;
+                    self.state_round = self.rounds;
                 } else if in_state >= self.min_rtt.unwrap_or(0)
-                    && (view.in_flight >= self.target(1.25) || rounds >= 3)
+                    && (view.in_flight >= self.target(1.25) && !self.patient || rounds >= 3)
                     && self.high >= self.target(1.25)
                 {
                     self.enter(State::Down, now);
@@ -523,7 +533,13 @@ impl Controller {
             let reno = (self.bdp(1.0).min(self.window) / PACKET).clamp(8, 63);
             return rounds >= reno || time >= 1_500_000 + self.random % 1_000_000;
         }
-        rounds >= self.cruise_rounds && time > 50_000
+        let wait = if self.found_more() { 2 } else { self.cruise_rounds };
+        rounds >= wait && time > 50_000
+    }
+
+    /// Whether the last probe found much: then there is more. It is seen a round trip later.
+    fn found_more(&self) -> bool {
+        self.bandwidth() > self.before_probe + self.before_probe / 100 * GROWTH
     }
 
     fn headroom(&self) -> u64 {
