@@ -495,6 +495,9 @@ impl Controller {
             }
             State::Cruise | State::Down if self.time_to_probe(now) => {
                 self.low = u64::MAX;
+                if !self.contested {
+                    self.high = self.high.saturating_add(self.high / 8);
+                }
                 self.contested = false;
                 self.patient = self.found_more();
                 self.before_probe = self.bandwidth();
