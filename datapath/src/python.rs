@@ -12,7 +12,7 @@ use crate::engine::{Engine, Item, Role};
 use crate::io::{duplicate, now};
 use crate::quic::{Keys, MAX_CONNECTION_ID, Suite};
 use crate::rules::{AddressKey, Destinations, Inbound, Rules, key_of};
-use crate::session::{Event, Route, Session, Setup};
+use crate::session::{Event, KEY_LIMIT, Route, Session, Setup};
 
 /// Key, IV and header protection key.
 type Secrets = (Vec<u8>, Vec<u8>, Vec<u8>);
@@ -20,7 +20,10 @@ type Secrets = (Vec<u8>, Vec<u8>, Vec<u8>);
 type Boundaries = Vec<(Vec<u8>, bool)>;
 
 #[pyclass(name = "Engine", module = "qvpn_datapath")]
-struct PyEngine(Engine);
+struct PyEngine {
+    engine: Engine,
+    key_limit: u64,
+}
 
 fn refuse(what: &'static str) -> PyErr {
     PyValueError::new_err(what)
@@ -97,25 +100,28 @@ fn ranges(list: &[(u64, u64)]) -> PyResult<()> {
 
 #[pymethods]
 impl PyEngine {
-    /// `gateway`, else a client; `tun` is a descriptor that stays the caller's.
+    /// `gateway`, else a client; `tun` is a descriptor that stays the caller's. After `key_limit`
+    /// packets the engine asks for other keys.
     #[new]
-    fn new(gateway: bool, tun: Option<RawFd>) -> PyResult<Self> {
+    #[pyo3(signature = (gateway, tun, key_limit=KEY_LIMIT))]
+    fn new(gateway: bool, tun: Option<RawFd>, key_limit: u64) -> PyResult<Self> {
         let role = if gateway { Role::Gateway } else { Role::Client };
         let tun = tun.map(duplicate).transpose().map_err(os_error)?;
-        Ok(Self(Engine::start(role, tun).map_err(os_error)?))
+        let engine = Engine::start(role, tun).map_err(os_error)?;
+        Ok(Self { engine, key_limit })
     }
 
     fn fileno(&self) -> RawFd {
-        self.0.owner_bell().as_fd().as_raw_fd()
+        self.engine.owner_bell().as_fd().as_raw_fd()
     }
 
     fn add_socket(&self, fd: RawFd) -> PyResult<usize> {
         let fd = duplicate(fd).map_err(os_error)?;
-        self.0.change(|state| state.add_socket(fd)).map_err(os_error)
+        self.engine.change(|state| state.add_socket(fd)).map_err(os_error)
     }
 
     fn remove_socket(&self, index: usize) {
-        self.0.change(|state| state.remove_socket(index));
+        self.engine.change(|state| state.remove_socket(index));
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -165,18 +171,19 @@ impl PyEngine {
             peer_delay_exponent: ack_delay_exponent,
             peer_max_delay: micros(max_ack_delay),
             rtt: micros(rtt),
+            key_limit: self.key_limit,
         };
         let mut session = Session::new(setup, now());
         session.set_size(packet_size, mtu);
         if ack_waits {
             session.received.want_ack(now());
         }
-        Ok(self.0.change(|state| state.attach(session)))
+        Ok(self.engine.change(|state| state.attach(session)))
     }
 
     /// Ends a session: next number, received ranges, whether an ACK waits, and what was queued.
     fn detach<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyTuple>> {
-        let mut session = self.0.change(|state| state.detach(id)).ok_or_else(gone)?;
+        let mut session = self.engine.change(|state| state.detach(id)).ok_or_else(gone)?;
         let now = now();
         let mut queued = Vec::new();
         while let Some(packet) = session.queue.dequeue(now) {
@@ -200,7 +207,7 @@ impl PyEngine {
         opening: Secrets,
     ) -> PyResult<()> {
         let (sealing, opening) = (keys(suite, &sealing)?, keys(suite, &opening)?);
-        self.0
+        self.engine
             .change(|state| {
                 state
                     .session(id)
@@ -212,7 +219,7 @@ impl PyEngine {
     fn set_ids(&self, id: u64, own_ids: Vec<Vec<u8>>, peer_id: Vec<u8>) -> PyResult<()> {
         checked_ids(&own_ids)?;
         checked_ids(std::slice::from_ref(&peer_id))?;
-        self.0
+        self.engine
             .change(|state| state.set_ids(id, own_ids, peer_id))
             .ok_or_else(gone)
     }
@@ -233,7 +240,7 @@ impl PyEngine {
         let peer = SocketAddr::new(host, port);
         let local = local.and_then(ip);
         let route = usable.then_some(Route { socket, peer, local });
-        self.0
+        self.engine
             .change(|state| {
                 state
                     .session(id)
@@ -246,7 +253,7 @@ impl PyEngine {
 
     fn set_size(&self, id: u64, packet_size: usize, mtu: usize) -> PyResult<()> {
         check_size(packet_size)?;
-        self.0
+        self.engine
             .change(|state| {
                 state
                     .session(id)
@@ -262,19 +269,19 @@ impl PyEngine {
         destinations: Option<(Boundaries, Boundaries)>,
     ) -> PyResult<()> {
         let rules = rules(own, destinations)?;
-        self.0
+        self.engine
             .change(|state| state.set_rules(id, rules))
             .ok_or_else(gone)
     }
 
     /// Packets for its addresses are another's from now on.
     fn unroute(&self, id: u64) -> PyResult<()> {
-        self.0.change(|state| state.unroute(id)).ok_or_else(gone)
+        self.engine.change(|state| state.unroute(id)).ok_or_else(gone)
     }
 
     /// Take the next packet number; the session sends nothing until `end_send`.
     fn begin_send(&self, id: u64) -> PyResult<u64> {
-        self.0
+        self.engine
             .with(|state| {
                 state.session(id).map(|session| {
                     session.held = true;
@@ -286,7 +293,7 @@ impl PyEngine {
 
     /// Numbers up to `next` were used.
     fn end_send(&self, id: u64, next: u64) -> PyResult<()> {
-        self.0
+        self.engine
             .change(|state| {
                 state.session(id).map(|session| session.end_hold(next))?;
                 state.release(id);
@@ -297,7 +304,7 @@ impl PyEngine {
 
     /// The QUIC stack itself opened packets with numbers in these inclusive ranges.
     fn received(&self, id: u64, list: Vec<(u64, u64)>, eliciting: bool) -> PyResult<()> {
-        self.0
+        self.engine
             .change(|state| {
                 let now = now();
                 state.session(id).map(|session| {
@@ -315,7 +322,7 @@ impl PyEngine {
 
     /// See `SessionStats` in Python.
     fn stats<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyTuple>> {
-        self.0
+        self.engine
             .with(|state| {
                 state.session(id).map(|session| {
                     let counters = &session.counters;
@@ -344,7 +351,7 @@ impl PyEngine {
 
     /// Packets that the engine itself dropped, by reason.
     fn drops(&self) -> [(&'static str, u64); 4] {
-        let drops = self.0.with(|state| state.drops);
+        let drops = self.engine.with(|state| state.drops);
         [
             ("overload", drops.overload),
             ("tun-refused", drops.tun_refused),
@@ -356,7 +363,7 @@ impl PyEngine {
     /// What wants to go up: tuples that begin with what they are.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
-        for item in self.0.take() {
+        for item in self.engine.take() {
             let tuple = match item {
                 Item::Udp(socket, sender, local, data) => {
                     let scope = match sender {
@@ -391,12 +398,12 @@ impl PyEngine {
 
     /// End the thread; what is in the engine can still be detached.
     fn stop(&mut self) {
-        self.0.stop();
+        self.engine.stop();
     }
 
     /// Fail by a defect at the next turn: for tests of what happens then.
     fn fail(&self) {
-        self.0.change(crate::engine::State::fail);
+        self.engine.change(crate::engine::State::fail);
     }
 }
 

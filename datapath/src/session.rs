@@ -16,7 +16,7 @@ const ACK_DELAY: Micros = 1_000;
 /// For so long keys of the phase before open packets that were under way (RFC 9001 section 6.5).
 const PREVIOUS_KEYS: Micros = 3_000_000;
 /// Sealed with one key; half of what AES-GCM allows (RFC 9001 section 6.6).
-const KEY_LIMIT: u64 = 1 << 22;
+pub const KEY_LIMIT: u64 = 1 << 22;
 /// A peer that owes an answer for so long is reported, once.
 const SILENCE: Micros = 250_000;
 /// As aioquic announces it (RFC 9000 section 18.2).
@@ -118,6 +118,7 @@ pub struct Session {
     black_hole_told: bool,
     key_limit_told: bool,
     peer_delay_exponent: u32,
+    key_limit: u64,
 }
 
 /// What [`Session::new`] needs; see its fields there.
@@ -138,6 +139,7 @@ pub struct Setup {
     pub peer_delay_exponent: u32,
     pub peer_max_delay: Micros,
     pub rtt: Micros,
+    pub key_limit: u64,
 }
 
 impl Session {
@@ -178,6 +180,7 @@ impl Session {
             black_hole_told: false,
             key_limit_told: false,
             peer_delay_exponent: setup.peer_delay_exponent,
+            key_limit: setup.key_limit,
         }
     }
 
@@ -322,7 +325,7 @@ impl Session {
 
     /// Something to tell, once.
     pub fn event(&mut self) -> Option<Event> {
-        if self.sealed >= KEY_LIMIT && !self.key_limit_told {
+        if self.sealed >= self.key_limit && !self.key_limit_told {
             self.key_limit_told = true;
             return Some(Event::KeyLimit);
         }

@@ -44,7 +44,8 @@ class NativeEngine:
     `tun` is the descriptor of a TUN whose packets have a `virtio_net_hdr`; it stays the caller's.
     `on_tun` gets packets from it that belong to no session or are too big for theirs; `on_gone` is
     told when the device was deleted, `on_failure` when the engine failed by a defect, in words. After
-    either it moves nothing any more, and sessions must be detached.
+    either it moves nothing any more, and sessions must be detached. `key_limit` is after how many
+    packets keys are updated; as the AEAD allows without it.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class NativeEngine:
         on_tun: Callable[[list[bytes]], None],
         on_gone: Callable[[], None],
         on_failure: Callable[[str], None],
+        key_limit: int | None = None,
     ) -> None:
-        self._engine: Any = qvpn_datapath.Engine(gateway, tun)
+        limit = {} if key_limit is None else {"key_limit": key_limit}
+        self._engine: Any = qvpn_datapath.Engine(gateway, tun, **limit)
         self._loop = asyncio.get_running_loop()
         self._on_tun = on_tun
         self._on_gone = on_gone
