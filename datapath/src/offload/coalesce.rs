@@ -53,8 +53,8 @@ pub struct Coalescer {
     open: usize,
     /// Where the last packet went: most often the next goes there too.
     recent: usize,
-    /// Which made room last.
-    oldest: usize,
+    /// Which of them made room last.
+    evicted: usize,
 }
 
 /// A range of the arena, and the piece of the same write that follows it.
@@ -143,7 +143,7 @@ impl Coalescer {
             flows: [CLOSED; MAX_OPEN],
             open: 0,
             recent: 0,
-            oldest: 0,
+            evicted: 0,
         }
     }
 
@@ -226,7 +226,7 @@ impl Coalescer {
         for join in &self.joins {
             if join.count > 1 {
                 let first = self.pieces[join.first as usize];
-                // The piece may end after the headers; there is nothing to do if it is not there.
+                // It is not there only in another arena than the packets', which is left alone.
                 if let Some(packet) = arena.get_mut(first.start as usize..first.end as usize) {
                     join.fix_up(packet);
                 }
@@ -325,8 +325,8 @@ impl Coalescer {
                 self.open += 1;
                 self.open - 1
             } else {
-                self.oldest = (self.oldest + 1) % MAX_OPEN;
-                self.oldest
+                self.evicted = (self.evicted + 1) % MAX_OPEN;
+                self.evicted
             };
             self.recent = slot;
             self.flows[slot] = Flow {

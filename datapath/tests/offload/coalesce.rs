@@ -451,6 +451,16 @@ fn flows_may_interleave() {
 }
 
 #[test]
+fn tcp_and_udp_with_the_same_ports_are_different_flows() {
+    for v6 in [false, true] {
+        let tcp = Packet::new(v6, true, 3000).segments(1000);
+        let udp = Packet::new(v6, false, 3000).segments(1000);
+        let both: Vec<Packet> = tcp.into_iter().zip(udp).flat_map(<[_; 2]>::from).collect();
+        assert_eq!(joined(&both), [3, 3]);
+    }
+}
+
+#[test]
 fn more_flows_than_are_looked_after() {
     let mut packets = Vec::new();
     for index in 0..4 {
