@@ -6,9 +6,8 @@
 //!
 //! Two packets are joined only if [`Segments`](super::Segments) and the kernel's GSO would give
 //! back exactly those two. So a tunnel that coalesces cannot be told from one that does not, but by
-//! its speed, and nothing that was damaged on its way is made to look whole. Where the rule costs
-//! something, it is kept: packets of a flow whose IPv4 ID stands still are not joined, for GSO would
-//! count it up.
+//! its speed, and nothing that was damaged on its way is made to look whole. One exception can be
+//! asked for: [`Coalescer::ignore_atomic_ids`].
 //!
 //! The order within a flow (addresses, protocol, ports) is kept, that between flows is not.
 
@@ -46,6 +45,7 @@ const NONE: u32 = u32::MAX;
 pub struct Coalescer {
     join_tcp: bool,
     join_udp: bool,
+    ignore_atomic_ids: bool,
     pieces: Vec<Piece>,
     joins: Vec<Join>,
     /// The first `open` of these can still grow.
@@ -53,8 +53,8 @@ pub struct Coalescer {
     open: usize,
     /// Where the last packet went: most often the next goes there too.
     recent: usize,
-    /// Which made room last.
-    oldest: usize,
+    /// Which of them made room last.
+    evicted: usize,
 }
 
 /// A range of the arena, and the piece of the same write that follows it.
@@ -108,6 +108,8 @@ struct Candidate {
     payload: usize,
     sequence: u32,
     id: u16,
+    /// DF is set, so that the ID means nothing.
+    atomic: bool,
     push: bool,
 }
 
@@ -135,12 +137,13 @@ impl Coalescer {
         Self {
             join_tcp: true,
             join_udp: true,
+            ignore_atomic_ids: false,
             pieces: Vec::new(),
             joins: Vec::new(),
             flows: [CLOSED; MAX_OPEN],
             open: 0,
             recent: 0,
-            oldest: 0,
+            evicted: 0,
         }
     }
 
@@ -149,6 +152,16 @@ impl Coalescer {
     pub const fn set_offloads(&mut self, tcp: bool, udp: bool) {
         self.join_tcp = tcp;
         self.join_udp = udp;
+    }
+
+    /// Joins packets that have DF set whatever their IPv4 ID; GSO then counts it up from the first.
+    ///
+    /// Such packets are never fragmented, and nobody may look at their ID (RFC 6864 section 4.1).
+    /// Many senders leave it at zero, for example Linux in UDP without `connect`, as QUIC servers
+    /// use it; without this nothing of theirs is joined. It is off at first because the packets are
+    /// then no longer exactly those that came.
+    pub const fn ignore_atomic_ids(&mut self, ignore: bool) {
+        self.ignore_atomic_ids = ignore;
     }
 
     /// Takes the packet at `range` of the arena, which is one IP packet and nothing more.
@@ -213,7 +226,7 @@ impl Coalescer {
         for join in &self.joins {
             if join.count > 1 {
                 let first = self.pieces[join.first as usize];
-                // The piece may end after the headers; there is nothing to do if it is not there.
+                // It is not there only in another arena than the packets', which is left alone.
                 if let Some(packet) = arena.get_mut(first.start as usize..first.end as usize) {
                     join.fix_up(packet);
                 }
@@ -258,11 +271,10 @@ impl Coalescer {
 
     /// Closes all flows with the addresses of a packet whose ports are unknown.
     fn close_addresses(&mut self, packet: &[u8]) {
-        let (version, addresses) = addresses_of(packet);
+        let (_, addresses) = addresses_of(packet);
         let mut slot = 0;
         while slot < self.open {
-            let key = &self.flows[slot].key;
-            if key.ports >> 40 == version && key.addresses == addresses {
+            if self.flows[slot].key.addresses == addresses {
                 self.close(slot);
             } else {
                 slot += 1;
@@ -313,8 +325,8 @@ impl Coalescer {
                 self.open += 1;
                 self.open - 1
             } else {
-                self.oldest = (self.oldest + 1) % MAX_OPEN;
-                self.oldest
+                self.evicted = (self.evicted + 1) % MAX_OPEN;
+                self.evicted
             };
             self.recent = slot;
             self.flows[slot] = Flow {
@@ -343,6 +355,7 @@ impl Coalescer {
         let Candidate {
             layout, payload, ..
         } = candidate;
+        let any_id = layout.v6 || self.ignore_atomic_ids && candidate.atomic;
         let flow = &mut self.flows[slot];
         let join = &mut self.joins[flow.join];
         let Some(first) = arena.get(flow.first..flow.first + join.layout.total) else {
@@ -352,7 +365,7 @@ impl Coalescer {
         if payload > usize::from(join.gso_size)
             || total > MAX_TOTAL
             || (layout.tcp && candidate.sequence != flow.next_sequence)
-            || (!layout.v6 && candidate.id != flow.next_id)
+            || (!any_id && candidate.id != flow.next_id)
             || layout.ip_len != join.layout.ip_len
             || layout.header_len != join.layout.header_len
             || !same_headers(first, packet, layout)
@@ -433,8 +446,8 @@ impl Candidate {
             return None;
         }
         let (ip, transport) = packet[..layout.header_len].split_at(layout.ip_len);
-        let id = if layout.v6 {
-            0
+        let (id, atomic) = if layout.v6 {
+            (0, true)
         } else {
             let fragment = u16_at(ip, ipv4::FRAGMENT);
             // Zero and 0xffff mean the same in a checksum, but only one of them is ever computed.
@@ -444,7 +457,7 @@ impl Candidate {
             {
                 return None;
             }
-            u16_at(ip, ipv4::ID)
+            (u16_at(ip, ipv4::ID), fragment != 0)
         };
         if layout.tcp {
             let flags = transport[tcp::FLAGS];
@@ -459,6 +472,7 @@ impl Candidate {
                 payload,
                 sequence: u32_at(transport, tcp::SEQUENCE),
                 id,
+                atomic,
                 push: flags & tcp::PSH != 0,
             })
         } else {
@@ -472,6 +486,7 @@ impl Candidate {
                 payload,
                 sequence: 0,
                 id,
+                atomic,
                 push: false,
             })
         }

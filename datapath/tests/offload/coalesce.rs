@@ -2,7 +2,7 @@
 
 use qvpn_datapath::offload::{Coalescer, MAX_OPEN, MAX_SEGMENTS};
 
-use crate::harness::round_trip;
+use crate::harness::{coalesce, round_trip, slow_checksum};
 use crate::packet::{ACK, CWR, ECE, FIN, PSH, Packet, RST, SYN, URG, bytes, shapes};
 
 /// The number of packets in each write.
@@ -272,10 +272,11 @@ fn damage_is_not_repaired() {
     }
 }
 
+/// All ones where zero is computed, as `skb_checksum_help` leaves it, is right, but it is not what a
+/// second computation gives.
 #[test]
 fn the_other_zero_is_not_joined() {
-    // All ones where zero is computed, as skb_checksum_help leaves it: right, but not what a second
-    // computation gives.
+    // In the TCP header.
     let mut packet = Packet::new(false, true, 1000);
     packet.payload[998..].fill(0);
     let wire = packet.wire();
@@ -288,6 +289,102 @@ fn the_other_zero_is_not_joined() {
     assert_eq!(joined_wires(&wires), [2]);
     wires[0][36..38].fill(0xff);
     assert_eq!(joined_wires(&wires), [1, 1]);
+
+    // In the UDP header it is the other way round: zero would be no checksum at all.
+    for v6 in [false, true] {
+        let mut packets = Packet::new(v6, false, 2000).segments(1000);
+        let field = packets[0].ip_len() + 6;
+        packets[1].payload[998..].fill(0);
+        let wire = packets[1].wire();
+        packets[1].payload[998..].copy_from_slice(&wire[field..field + 2]);
+        let mut wires = Packet::wires(&packets);
+        assert_eq!(wires[1][field..field + 2], [0xff, 0xff]);
+        assert_eq!(joined_wires(&wires), [2]);
+        wires[1][field..field + 2].fill(0);
+        assert_eq!(joined_wires(&wires), [1, 1]);
+    }
+
+    // In the IPv4 header: the ID makes up for all else.
+    let mut packet = Packet::new(false, false, 100);
+    packet.id = 0;
+    let wire = packet.wire();
+    packet.id = u16::from_be_bytes([wire[10], wire[11]]);
+    let mut next = packet.clone();
+    next.id += 1;
+    let mut wires = vec![packet.wire(), next.wire()];
+    assert_eq!(wires[0][10..12], [0, 0]);
+    assert_eq!(joined_wires(&wires), [2]);
+    wires[0][10..12].fill(0xff);
+    assert_eq!(joined_wires(&wires), [1, 1]);
+}
+
+/// Changes a byte of the transport header and makes the checksum right again.
+fn with_byte(packet: &Packet, at: usize, change: impl Fn(u8) -> u8) -> Vec<u8> {
+    let mut wire = packet.wire();
+    let transport = packet.ip_len();
+    let field = transport + if packet.tcp { 16 } else { 6 };
+    wire[transport + at] = change(wire[transport + at]);
+    wire[field..field + 2].fill(0);
+    let addresses = if packet.v6 { 8..40 } else { 12..20 };
+    let length = (wire.len() - transport) as u16;
+    let sum = slow_checksum(&[
+        &wire[addresses],
+        &[0, if packet.tcp { 6 } else { 17 }],
+        &length.to_be_bytes(),
+        &wire[transport..],
+    ]);
+    wire[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    wire
+}
+
+#[test]
+fn reserved_bits_and_odd_lengths_travel_alone() {
+    for v6 in [false, true] {
+        for tcp in [false, true] {
+            let packets = Packet::new(v6, tcp, 3000).segments(1000);
+            let all = |at: usize, change: fn(u8) -> u8| -> Vec<usize> {
+                let wires: Vec<Vec<u8>> = packets
+                    .iter()
+                    .map(|packet| with_byte(packet, at, change))
+                    .collect();
+                joined_wires(&wires)
+            };
+            assert_eq!(all(4, |byte| byte), [3]);
+            if tcp {
+                for bit in [|byte| byte | 1, |byte| byte | 2, |byte| byte | 8] {
+                    assert_eq!(all(12, bit), [1, 1, 1]);
+                }
+            } else {
+                assert_eq!(all(5, |byte| byte ^ 1), [1, 1, 1]);
+                assert_eq!(all(4, |byte| byte ^ 0x80), [1, 1, 1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn headers_longer_than_the_whole_packet_before() {
+    for v6 in [false, true] {
+        for tcp in [false, true] {
+            let short = Packet::new(v6, tcp, 1);
+            let mut long = Packet {
+                sequence: short.sequence.wrapping_add(1),
+                id: short.id.wrapping_add(1),
+                ..short.clone()
+            };
+            if tcp {
+                long.tcp_options = vec![1; 40];
+                assert_eq!(joined(&[short.clone(), long.clone()]), [1, 1]);
+                long.tcp_options.clear();
+            }
+            if v6 {
+                long.extensions = vec![(0, vec![1; 254])];
+            } else {
+                long.ip_options = vec![1; 40];
+            }
+            assert_eq!(joined(&[short, long]), [1, 1]);
+        }
+    }
 }
 
 #[test]
@@ -350,6 +447,16 @@ fn flows_may_interleave() {
             packets.extend(flows.iter().map(|flow| flow[index].clone()));
         }
         assert_eq!(joined(&packets), vec![5; count]);
+    }
+}
+
+#[test]
+fn tcp_and_udp_with_the_same_ports_are_different_flows() {
+    for v6 in [false, true] {
+        let tcp = Packet::new(v6, true, 3000).segments(1000);
+        let udp = Packet::new(v6, false, 3000).segments(1000);
+        let both: Vec<Packet> = tcp.into_iter().zip(udp).flat_map(<[_; 2]>::from).collect();
+        assert_eq!(joined(&both), [3, 3]);
     }
 }
 
@@ -444,6 +551,41 @@ fn offloads_can_be_switched_off() {
     ] {
         coalescer.set_offloads(tcp, udp);
         assert_eq!(round_trip(&mut coalescer, &wires, 0).writes, writes);
+    }
+}
+
+#[test]
+fn ids_of_atomic_packets_can_be_ignored() {
+    for fragment in [0, 0x4000] {
+        for tcp in [false, true] {
+            let base = Packet {
+                fragment,
+                ..Packet::new(false, tcp, 4000)
+            };
+            let mut packets = base.segments(1000);
+            for packet in &mut packets {
+                packet.id = 0;
+            }
+            assert_eq!(joined(&packets), [1; 4]);
+            let mut coalescer = Coalescer::new();
+            coalescer.ignore_atomic_ids(true);
+            let outcome = coalesce(&mut coalescer, &Packet::wires(&packets), 0);
+            if fragment == 0 {
+                assert_eq!(outcome.packets, Packet::wires(&packets));
+                assert_eq!(outcome.writes, 4);
+                continue;
+            }
+            // All as it was, but for the IDs.
+            assert_eq!(outcome.writes, 1);
+            for (id, packet) in packets.iter_mut().enumerate() {
+                packet.id = id as u16;
+            }
+            assert_eq!(outcome.packets, Packet::wires(&packets));
+            // What is right anyway is joined as before.
+            coalescer.clear();
+            let outcome = coalesce(&mut coalescer, &Packet::wires(&packets), 0);
+            assert_eq!(outcome.writes, 1);
+        }
     }
 }
 
