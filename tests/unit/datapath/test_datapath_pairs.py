@@ -226,6 +226,18 @@ class GatewayEnd:
         self.device.close()
 
 
+class ClientHandler(RecordingHandler):
+    """Hands packets to the datapath, as a client's link does."""
+
+    datapath: Datapath
+
+    def packets(self, packets: list[bytes]) -> None:
+        self.datapath.packets(packets)
+
+    def packet_too_big(self, packet: bytes, mtu: int) -> None:
+        self.datapath.packet_too_big(packet, mtu)
+
+
 class Pair:
     """Both ends, connected."""
 
@@ -234,7 +246,7 @@ class Pair:
     tunnel: HttpTunnel
     gateway: GatewayEnd
     relay: Relay
-    handler: RecordingHandler
+    handler: ClientHandler
 
     async def passes(self, *, there: bytes, back: bytes) -> None:
         """A packet each way arrives."""
@@ -262,7 +274,7 @@ async def pair(identity: Identity, client: str, gateway: str) -> AsyncIterator[P
 
     made.relay = Relay(listener.addresses[0][1])
     made.device = HeaderDevice()
-    made.handler = RecordingHandler()
+    made.handler = ClientHandler()
     request = Request("CONNECT", "https", "gateway", "/", "connect-ip")
     with made.gateway.offload.serving(Both()):  # type: ignore[arg-type]  # its QUIC half
         made.tunnel = await connect(
@@ -274,10 +286,7 @@ async def pair(identity: Identity, client: str, gateway: str) -> AsyncIterator[P
         )
         make = NativeDatapath if client == "native" else AioquicDatapath
         made.datapath = make(made.device, made.tunnel)
-        made.handler.packets = made.datapath.packets  # type: ignore[method-assign]
-        made.handler.packet_too_big = (  # type: ignore[method-assign]
-            made.datapath.packet_too_big
-        )
+        made.handler.datapath = made.datapath
         made.datapath.start([OWN_V4, OWN_V6])
         assert made.datapath.name == client
         try:
@@ -554,7 +563,7 @@ async def test_a_tunnel_can_be_carried_again_and_again(made: Pair) -> None:
         await exchange(made, 48, first=number * 1000)
         made.datapath.close()
         made.datapath = type(made.datapath)(made.device, made.tunnel)
-        made.handler.packets = made.datapath.packets  # type: ignore[method-assign]
+        made.handler.datapath = made.datapath
         made.datapath.start([OWN_V4, OWN_V6])
     counters = made.tunnel.counters
     assert counters.tx_packets == counters.rx_packets == 5 * 48
