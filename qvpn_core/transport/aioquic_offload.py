@@ -205,8 +205,8 @@ class OffloadConnection(TunnelConnection):
     def _push(self) -> None:
         """Tell the engine what is not as it was."""
         carried = self._carried
-        if carried is None or not self._network_paths:
-            return
+        if carried is None or self.ended:
+            return  # keys go first when a connection ends
         secret = self._secret()
         if secret != self._pushed_secret:
             self._pushed_secret = secret
@@ -321,7 +321,7 @@ class OffloadConnection(TunnelConnection):
         if carried is None:
             return
         space = self._spaces[_ONE_RTT]
-        if space.ack_queue:
+        if len(space.ack_queue):
             eliciting = space.ack_at is not None
             carried.received(_falling(space.ack_queue), eliciting=eliciting)
             space.ack_queue = RangeSet()
