@@ -389,7 +389,7 @@ impl State {
     fn timeout(&self, now: Micros) -> Option<Micros> {
         self.armed
             .iter()
-            .filter_map(|&index| self.slots[index].as_ref()?.session.timer())
+            .filter_map(|&index| self.slots[index].as_ref()?.session.timer(now))
             .min()
             // What waits for the kernel to have room is not due before that.
             .map(|at| at.saturating_sub(now).max(if self.writer.blocked() { 1_000 } else { 0 }))
@@ -401,7 +401,7 @@ impl State {
             let Some(slot) = self.slots[index].as_deref_mut() else {
                 return false;
             };
-            if slot.session.timer().is_some_and(|at| at <= now) {
+            if slot.session.timer(now).is_some_and(|at| at <= now) {
                 if let Some(event) = slot.session.on_timer(now) {
                     self.up.items.push(Item::Event(slot.id, event));
                 }
@@ -410,7 +410,7 @@ impl State {
             let Some(slot) = self.slots[index].as_deref_mut() else {
                 return false;
             };
-            slot.armed = slot.session.timer().is_some();
+            slot.armed = slot.session.timer(now).is_some();
             slot.armed
         });
         self.armed.append(&mut armed);
@@ -483,7 +483,7 @@ impl State {
             self.pass_up(&mut segments, TOO_BIG_SEGMENTS);
             return;
         }
-        if session.queue.is_empty() && session.may_send() {
+        if session.queue.is_empty() && session.may_send(now) {
             self.make_room_for(index, now);
             let Some(slot) = self.slots[index].as_deref_mut() else {
                 return;
@@ -539,6 +539,10 @@ impl State {
         match self.slots[index].as_deref_mut() {
             Some(slot) => {
                 let event = self.writer.finish(&mut slot.session, &self.sockets, now);
+                slot.session.sender.note(now);
+                if slot.session.queue.is_empty() {
+                    slot.session.sender.queue_empty();
+                }
                 if let Some(event) = event {
                     self.up.items.push(Item::Event(slot.id, event));
                 }
@@ -556,7 +560,7 @@ impl State {
         };
         let session = &mut slot.session;
         let mut event = None;
-        while !session.queue.is_empty() && session.may_send() && !self.writer.blocked() {
+        while !session.queue.is_empty() && session.may_send(now) && !self.writer.blocked() {
             let Some(packet) = session.queue.dequeue(now) else {
                 break;
             };

@@ -230,8 +230,8 @@ impl Session {
     }
 
     /// Whether packets can be sent now at all, as far as this side is concerned.
-    pub fn may_send(&self) -> bool {
-        self.route.is_some() && !self.held && self.sender.has_room(self.next)
+    pub fn may_send(&self, now: Micros) -> bool {
+        self.route.is_some() && !self.held && self.sender.allowance(now) > 0
     }
 
     // Receiving
@@ -288,7 +288,7 @@ impl Session {
     }
 
     /// When something is due although nothing arrives.
-    pub fn timer(&self) -> Option<Micros> {
+    pub fn timer(&self, now: Micros) -> Option<Micros> {
         let able = self.route.is_some() && !self.held;
         let ack = self
             .received
@@ -299,8 +299,9 @@ impl Session {
             .unanswered
             .filter(|_| !self.silence_told)
             .map(|since| since + SILENCE);
-        let queued = (!self.queue.is_empty() && self.may_send())
-            .then(|| self.sender.next_send().unwrap_or(0));
+        let queued = (able && !self.queue.is_empty())
+            .then(|| self.sender.next_send(now))
+            .flatten();
         [ack, silence, queued, self.sender.timer()]
             .into_iter()
             .flatten()

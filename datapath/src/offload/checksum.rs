@@ -7,6 +7,11 @@
 //!
 //! It knows nothing of packets: which bytes are covered is the caller's business.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for AVX2 only where it is inlined into a function that has it"
+)]
+
 /// Shorter pieces than this (headers) are not worth asking which instructions the processor has.
 const WIDE: usize = 128;
 

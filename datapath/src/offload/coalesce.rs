@@ -78,7 +78,7 @@ struct Join {
 }
 
 /// Addresses, protocol and ports, in words that compare quickly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Key {
     /// Ports, protocol and IP version: what most often differs.
     ports: u64,
@@ -93,6 +93,8 @@ struct Flow {
     join: usize,
     /// Where its first packet is in the arena.
     first: usize,
+    /// Sum of the pseudo-header, which is the same for all packets but for their length.
+    pseudo_header: u64,
     /// Whether the first packet's checksum has been looked at: it waits for a second packet.
     verified: bool,
     next_sequence: u32,
@@ -125,6 +127,7 @@ impl Coalescer {
             },
             join: 0,
             first: 0,
+            pseudo_header: 0,
             verified: false,
             next_sequence: 0,
             next_id: 0,
@@ -175,7 +178,11 @@ impl Coalescer {
 
         let key = Key::of(packet, layout);
         let slot = self.find(&key);
-        let wanted = if layout.tcp { self.join_tcp } else { self.join_udp };
+        let wanted = if layout.tcp {
+            self.join_tcp
+        } else {
+            self.join_udp
+        };
         let candidate = if wanted {
             Candidate::of(packet, layout)
         } else {
@@ -185,10 +192,10 @@ impl Coalescer {
             (Some(slot), Some(candidate)) => {
                 if !self.join(slot, arena, packet, range.clone(), candidate) {
                     self.close(slot);
-                    self.push_open(range, key, candidate);
+                    self.push_open(packet, range, key, candidate);
                 }
             }
-            (None, Some(candidate)) => self.push_open(range, key, candidate),
+            (None, Some(candidate)) => self.push_open(packet, range, key, candidate),
             (slot, None) => {
                 if let Some(slot) = slot {
                     self.close(slot);
@@ -234,10 +241,10 @@ impl Coalescer {
     #[inline]
     fn find(&mut self, key: &Key) -> Option<usize> {
         let flows = &self.flows[..self.open];
-        if flows.get(self.recent).is_some_and(|flow| flow.key == *key) {
+        if flows.get(self.recent).is_some_and(|flow| flow.key.is(key)) {
             return Some(self.recent);
         }
-        let slot = flows.iter().position(|flow| flow.key == *key)?;
+        let slot = flows.iter().position(|flow| flow.key.is(key))?;
         self.recent = slot;
         Some(slot)
     }
@@ -297,7 +304,7 @@ impl Coalescer {
 
     /// A write of a packet that others may be joined to.
     #[inline]
-    fn push_open(&mut self, range: Range<usize>, key: Key, candidate: Candidate) {
+    fn push_open(&mut self, packet: &[u8], range: Range<usize>, key: Key, candidate: Candidate) {
         let Candidate {
             layout, payload, ..
         } = candidate;
@@ -314,6 +321,7 @@ impl Coalescer {
                 key,
                 join: self.joins.len(),
                 first: range.start,
+                pseudo_header: layout.pseudo_header(packet),
                 verified: false,
                 next_sequence: candidate.sequence.wrapping_add(payload as u32),
                 next_id: candidate.id.wrapping_add(1),
@@ -348,12 +356,12 @@ impl Coalescer {
             || layout.ip_len != join.layout.ip_len
             || layout.header_len != join.layout.header_len
             || !same_headers(first, packet, layout)
-            || !is_intact(packet, layout)
+            || !is_intact(packet, layout, flow.pseudo_header)
         {
             return false;
         }
         if !flow.verified {
-            if !is_intact(first, join.layout) {
+            if !is_intact(first, join.layout, flow.pseudo_header) {
                 return false;
             }
             flow.verified = true;
@@ -392,6 +400,14 @@ impl Key {
             addresses,
         }
     }
+
+    /// Equality in registers. The derived one compares memory in words that are wider than those the
+    /// key has just been stored in, and waits for the stores.
+    #[inline]
+    fn is(&self, other: &Self) -> bool {
+        let differ = |at: usize| self.addresses[at] ^ other.addresses[at];
+        self.ports == other.ports && differ(0) | differ(1) | differ(2) | differ(3) == 0
+    }
 }
 
 /// IP version and addresses of a packet with a whole IP header.
@@ -424,7 +440,7 @@ impl Candidate {
             // Zero and 0xffff mean the same in a checksum, but only one of them is ever computed.
             if fragment & !ipv4::DONT_FRAGMENT != 0
                 || u16_at(ip, ipv4::CHECKSUM) == 0xffff
-                || !checksum::is_intact(checksum::sum(ip))
+                || !checksum::is_intact(header_sum(ip))
             {
                 return None;
             }
@@ -462,34 +478,57 @@ impl Candidate {
     }
 }
 
+/// The sum of an IPv4 header, quicker for one without options because its length is known.
+#[inline]
+fn header_sum(ip: &[u8]) -> u64 {
+    match ip.split_first_chunk::<{ ipv4::OPTIONS }>() {
+        Some((header, [])) => checksum::sum(header),
+        _ => checksum::sum(ip),
+    }
+}
+
 /// Whether two packets of a flow and of the same layout have equal headers, but for what counts up
 /// and what follows from the rest.
+///
+/// Compared in words of fixed size, for which the compiler calls no function; only options and
+/// extension headers take one.
 #[inline]
 fn same_headers(a: &[u8], b: &[u8], layout: Layout) -> bool {
-    let same = |from: usize, to: usize| a[from..to] == b[from..to];
+    let (a_ip, a) = a[..layout.header_len].split_at(layout.ip_len);
+    let (b_ip, b) = b[..layout.header_len].split_at(layout.ip_len);
     let ip = if layout.v6 {
-        same(0, ipv6::LENGTH)
-            && same(ipv6::NEXT_HEADER, ipv6::ADDRESSES)
-            && same(ipv6::PAYLOAD, layout.ip_len)
+        same::<4>(a_ip, b_ip, 0)
+            && same::<2>(a_ip, b_ip, ipv6::NEXT_HEADER)
+            && same_rest(a_ip, b_ip, ipv6::PAYLOAD)
     } else {
-        same(0, ipv4::LENGTH)
-            && same(ipv4::FRAGMENT, ipv4::CHECKSUM)
-            && same(ipv4::OPTIONS, layout.ip_len)
+        same::<2>(a_ip, b_ip, 0)
+            && same::<4>(a_ip, b_ip, ipv4::FRAGMENT)
+            && same_rest(a_ip, b_ip, ipv4::OPTIONS)
     };
-    let at = layout.ip_len;
     ip && (!layout.tcp
-        || (same(at + tcp::ACKNOWLEDGEMENT, at + tcp::FLAGS)
-            && same(at + tcp::WINDOW, at + tcp::CHECKSUM)
-            && same(at + tcp::URGENT, layout.header_len)))
+        || (same::<4>(a, b, tcp::ACKNOWLEDGEMENT)
+            && same::<1>(a, b, tcp::DATA_OFFSET)
+            && same::<2>(a, b, tcp::WINDOW)
+            && same::<2>(a, b, tcp::URGENT)
+            && same_rest(a, b, tcp::OPTIONS)))
+}
+
+#[inline]
+fn same<const N: usize>(a: &[u8], b: &[u8], at: usize) -> bool {
+    a[at..at + N] == b[at..at + N]
+}
+
+#[inline]
+fn same_rest(a: &[u8], b: &[u8], at: usize) -> bool {
+    a.len() == at || a[at..] == b[at..]
 }
 
 /// Whether a packet's transport checksum is right.
 #[inline]
-fn is_intact(packet: &[u8], layout: Layout) -> bool {
+fn is_intact(packet: &[u8], layout: Layout, pseudo_header: u64) -> bool {
     let transport = &packet[layout.ip_len..layout.total];
-    checksum::is_intact(
-        layout.pseudo_header(packet) + word(transport.len() as u16) + checksum::sum(transport),
-    )
+    let length = word(transport.len() as u16);
+    checksum::is_intact(pseudo_header + length + checksum::sum(transport))
 }
 
 impl Join {

@@ -63,25 +63,29 @@ impl VnetHeader {
     /// Reads the header at the beginning of `bytes`; nothing when they are too few.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let [flags, gso_type, a, b, c, d, e, f, g, h] = *bytes.first_chunk()?;
+        let bytes: &[u8; Self::LEN] = bytes.first_chunk()?;
+        let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         Some(Self {
-            flags,
-            gso_type,
-            hdr_len: u16::from_ne_bytes([a, b]),
-            gso_size: u16::from_ne_bytes([c, d]),
-            csum_start: u16::from_ne_bytes([e, f]),
-            csum_offset: u16::from_ne_bytes([g, h]),
+            flags: bytes[0],
+            gso_type: bytes[1],
+            hdr_len: number(2),
+            gso_size: number(4),
+            csum_start: number(6),
+            csum_offset: number(8),
         })
     }
 
     /// The header as the kernel wants it.
     #[inline]
-    pub const fn to_bytes(self) -> [u8; Self::LEN] {
-        let [a, b] = self.hdr_len.to_ne_bytes();
-        let [c, d] = self.gso_size.to_ne_bytes();
-        let [e, f] = self.csum_start.to_ne_bytes();
-        let [g, h] = self.csum_offset.to_ne_bytes();
-        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[0] = self.flags;
+        bytes[1] = self.gso_type;
+        put(&mut bytes, 2, self.hdr_len.to_ne_bytes());
+        put(&mut bytes, 4, self.gso_size.to_ne_bytes());
+        put(&mut bytes, 6, self.csum_start.to_ne_bytes());
+        put(&mut bytes, 8, self.csum_offset.to_ne_bytes());
+        bytes
     }
 }
 

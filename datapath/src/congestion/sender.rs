@@ -1,0 +1,137 @@
+//! Packets and the controller together.
+
+use super::{Controller, View};
+use crate::recovery::{Micros, Outcome, Recovery};
+
+/// What an engine asks before and tells after it sends, for one path of one connection.
+#[derive(Debug)]
+pub struct Sender {
+    recovery: Recovery,
+    controller: Controller,
+}
+
+impl Sender {
+    /// For packets whose numbers are `first_number` or higher.
+    pub fn new(first_number: u64, now: Micros) -> Self {
+        Sender {
+            recovery: Recovery::new(first_number),
+            controller: Controller::new(now),
+        }
+    }
+
+    /// The bytes that may be sent now; 0, or enough for a batch. The last packet may go over it.
+    pub fn allowance(&self, now: Micros) -> usize {
+        if self.recovery.room() == 0 {
+            return 0;
+        }
+        let window = self.controller.windowed(self.recovery.bytes_in_flight());
+        window.min(self.controller.paced(now)) as usize
+    }
+
+    /// When there will be an allowance: `Some(now)` when there is one, `None` when only an
+    /// acknowledgement or [`Sender::on_timer`] can give it.
+    pub fn next_send(&self, now: Micros) -> Option<Micros> {
+        let window = self.controller.windowed(self.recovery.bytes_in_flight());
+        (window > 0 && self.recovery.room() > 0).then(|| self.controller.paced_at(now))
+    }
+
+    /// `count` packets with consecutive numbers from `first` on leave together; all have `bytes`
+    /// bytes (UDP payload) but the last, with `last_bytes`. See [`Recovery::sent_batch`].
+    pub fn sent_batch(
+        &mut self,
+        first: u64,
+        count: u16,
+        bytes: u16,
+        last_bytes: u16,
+        large: bool,
+        now: Micros,
+    ) {
+        if count == 0 {
+            return;
+        }
+        if self.recovery.packets_in_flight() == 0 {
+            self.controller.on_idle_restart(now);
+        }
+        let total = u64::from(bytes) * u64::from(count - 1) + u64::from(last_bytes);
+        if self.controller.on_sent(total, now) {
+            self.recovery.app_limited();
+        }
+        self.recovery
+            .sent_batch(first, count, bytes, last_bytes, large, now);
+    }
+
+    /// One packet leaves.
+    pub fn sent(&mut self, number: u64, bytes: u16, large: bool, now: Micros) {
+        self.sent_batch(number, 1, bytes, bytes, large, now);
+    }
+
+    /// There is nothing left to send, though there is an allowance: the rates that are measured
+    /// until this is acknowledged say nothing about the path.
+    pub fn queue_empty(&mut self) {
+        if self.controller.windowed(self.recovery.bytes_in_flight()) > 0 {
+            self.recovery.app_limited();
+        }
+    }
+
+    /// An ACK frame came: see [`Recovery::acked`].
+    pub fn acked<I>(&mut self, ranges: I, ack_delay: Micros, now: Micros) -> Outcome
+    where
+        I: IntoIterator<Item = (u64, u64)>,
+    {
+        let window_limited = self.window_limited();
+        let outcome = self.recovery.acked(ranges, ack_delay, now);
+        self.tell(&outcome, window_limited, now);
+        outcome
+    }
+
+    /// When [`Sender::on_timer`] wants to be called.
+    pub fn next_timer(&self) -> Option<Micros> {
+        self.recovery.next_timer()
+    }
+
+    /// Time passed: see [`Recovery::on_timer`].
+    pub fn on_timer(&mut self, now: Micros) -> Outcome {
+        let window_limited = self.window_limited();
+        let outcome = self.recovery.on_timer(now);
+        self.tell(&outcome, window_limited, now);
+        outcome
+    }
+
+    fn window_limited(&self) -> bool {
+        self.controller.windowed(self.recovery.bytes_in_flight()) == 0
+    }
+
+    fn tell(&mut self, outcome: &Outcome, window_limited: bool, now: Micros) {
+        if outcome.acked_packets + outcome.lost_packets + outcome.spurious_packets == 0 {
+            return;
+        }
+        let view = View {
+            in_flight: self.recovery.bytes_in_flight(),
+            delivered: self.recovery.delivered(),
+            window_limited,
+        };
+        self.controller.on_outcome(outcome, view, now);
+    }
+
+    /// The connection moved to another path: everything begins anew. See
+    /// [`Recovery::begin_path`].
+    pub fn begin_path(&mut self, now: Micros) -> (u32, u64) {
+        self.controller = Controller::new(now);
+        self.recovery.begin_path(now)
+    }
+
+    /// The packets.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The packets, to register those of the stack and to set what the peer announced.
+    pub fn recovery_mut(&mut self) -> &mut Recovery {
+        &mut self.recovery
+    }
+
+    /// The model of the path.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+}
