@@ -22,7 +22,7 @@ absent() { # WHY
 	exit 77
 }
 
-cargo=${CARGO-$(command -v cargo || echo "$HOME/.cargo/bin/cargo")}
+cargo=${CARGO-$(command -v cargo || echo "${HOME-}/.cargo/bin/cargo")}
 [ -x "$cargo" ] || absent "there is no cargo; the Python datapath serves"
 PATH=$(dirname "$cargo"):$PATH
 command -v cc >/dev/null 2>&1 || absent "there is no C compiler; the Python datapath serves"
@@ -55,9 +55,9 @@ wheel)
 	# Directories of the machine would be in messages of panics and in line tables.
 	source=$(realpath datapath)
 	export RUSTFLAGS="--remap-path-prefix=$source=/datapath \
---remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+--remap-path-prefix=${CARGO_HOME:-${HOME-}/.cargo}=/cargo"
 	export CFLAGS="-ffile-prefix-map=$source=/datapath \
--ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+-ffile-prefix-map=${CARGO_HOME:-${HOME-}/.cargo}=/cargo"
 	export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 	rm -f dist/qvpn_datapath-*.whl
 	"$venv/bin/maturin" build --release --locked --manifest-path datapath/Cargo.toml \

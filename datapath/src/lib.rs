@@ -9,6 +9,7 @@ pub mod engine;
 pub mod fq_codel;
 pub mod io;
 pub mod offload;
+#[cfg(feature = "extension-module")]
 mod python;
 pub mod quic;
 pub mod received;

@@ -78,6 +78,11 @@ def test_tests_that_hang_are_ended_and_said_to_be(run: Run, tmp_path: Path) -> N
     assert not alive(daemon)
 
 
+def test_signals_do_in_tests_what_they_do_elsewhere(run: Run) -> None:
+    process = run("sed -n 's/^SigIgn:.*\\(....\\)$/\\1/p' /proc/self/status")
+    assert process.communicate(timeout=60)[0].splitlines()[-1] == "0000"
+
+
 def test_who_ends_it_ends_all_of_it(run: Run, tmp_path: Path) -> None:
     daemon = tmp_path / "working"
     process = run(
