@@ -137,6 +137,8 @@ class SessionStatus(Traffic, kw_only=True):
     addresses: list[str]
     peer: str
     transport: str
+    #: What moves its packets: "native", or "aioquic" for Python, on either transport.
+    datapath: str = "aioquic"
     #: When it began; RFC 3339, UTC.
     since: str
     rtt_ms: float

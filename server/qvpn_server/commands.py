@@ -144,12 +144,13 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
     print(f"sessions     {len(reply.sessions)}")
     if reply.sessions:
         print_table(
-            ("DEVICE", "ADDRESSES", "TRANSPORT", "PEER", "SINCE", "RTT", "MTU", "TRAFFIC"),
+            ("DEVICE", "ADDRESSES", "TRANSPORT", "DATAPATH", "PEER", "SINCE", "RTT", "MTU", "TRAFFIC"),
             (
                 (
                     session.device,
                     " ".join(session.addresses),
                     session.transport,
+                    session.datapath,
                     session.peer,
                     session.since,
                     f"{session.rtt_ms:.0f} ms",

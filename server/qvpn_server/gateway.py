@@ -313,6 +313,7 @@ def _session_status(session: Session) -> SessionStatus:
         addresses=[str(address) for address in session.addresses],
         peer=join_host_port(*tunnel.peer),
         transport=tunnel.transport,
+        datapath="native" if tunnel.carried else "aioquic",
         since=rfc3339(datetime.fromtimestamp(session.since, UTC)),
         rtt_ms=round(tunnel.rtt * 1000, 3),
         mtu=session.mtu,
