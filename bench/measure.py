@@ -153,8 +153,8 @@ class Turn:
             self._idle,
             self._loaded,
             lambda: self._tcp("tcp_down", "-R"),
-            lambda: self._tcp("tcp_up_8", "-P", "8"),
-            lambda: self._tcp("tcp_down_8", "-P", "8", "-R"),
+            lambda: self._tcp("tcp_up_4", "-P", "4"),
+            lambda: self._tcp("tcp_down_4", "-P", "4", "-R"),
             self._udp,
             self._memory,
             self._inner_mtu,  # last: a peer may have changed it since it was set

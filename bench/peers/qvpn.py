@@ -32,6 +32,8 @@ class Qvpn(Peer):
 
     name = "qvpn"
     transport: ClassVar[str] = "quic"
+    #: For `QVPN_DATAPATH` (docs/datapath.md): the best that there is, unless it says otherwise.
+    datapath: ClassVar[str] = ""
 
     @property
     def _state(self) -> Path:
@@ -60,6 +62,7 @@ class Qvpn(Peer):
             self.lab.gateway,
             "qvpn-server",
             [installed("qvpn-server") or "", "run", "--state", state],
+            env=self.environment(),
         )
         self._gateway.wait_for("listening on")
         token = self.lab.directory / "token"
@@ -133,11 +136,22 @@ class Qvpn(Peer):
         return execute([installed("qvpn-server") or "", *arguments])
 
     def environment(self) -> dict[str, str]:
-        """What makes the client use the lab's directory."""
-        return {
+        """What makes both ends use the lab's directory and the datapath that is meant."""
+        directories = {
             f"QVPN_{kind}_DIR": str(self.lab.directory / kind.lower())
             for kind in ("CONFIG", "STATE", "RUNTIME")
         }
+        return {**directories, "QVPN_DATAPATH": self.datapath}
+
+
+class QvpnPython(Qvpn):
+    """The same with the reference datapath at both ends, as without the Rust extension."""
+
+    name = "qvpn-python"
+    datapath = "aioquic"
+
+    def hold_idle_sessions(self, count: int) -> bool:
+        return False  # what a session costs is measured with the native one
 
 
 class QvpnTls(Qvpn):

@@ -1,8 +1,8 @@
 """The native engine, for asyncio: what it hands up comes in batches, on the loop.
 
 The Rust extension `qvpn_datapath` is optional; `NativeEngine.available` says whether it can be used
-here. It is used by a client's datapath (`native.py`) and by the gateway. Nothing in here looks into a
-packet. docs/datapath.md explains the whole.
+here. It is used by a client's datapath (`native.py`) and by the gateway. Nothing in here looks into
+a packet. docs/datapath.md explains the whole.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class NativeEngine:
 
     `tun` is the descriptor of a TUN whose packets have a `virtio_net_hdr`; it stays the caller's.
     `on_tun` gets packets from it that belong to no session or are too big for theirs; `on_gone` is
-    told when the device was deleted, `on_failure` when the engine failed by a defect, in words. After
-    either it moves nothing any more, and sessions must be detached. `key_limit` is after how many
+    told when the device was deleted, `on_failure` when the engine failed by a defect, in words.
+    After either it moves nothing any more, and sessions must be detached. `key_limit` is after how many
     packets keys are updated; as the AEAD allows without it.
     """
 

@@ -342,9 +342,7 @@ class OffloadConnection(TunnelConnection):
             super()._handle_ack_frame(context, frame_type, buf)
             return
         ours = [
-            (number, number)
-            for number in self._spaces[_ONE_RTT].sent_packets
-            if number in ranges
+            (number, number) for number in self._spaces[_ONE_RTT].sent_packets if number in ranges
         ]
         if frame_type & 1:  # with ECN counts
             for _ in range(3):

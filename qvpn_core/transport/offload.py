@@ -1,9 +1,9 @@
 """The seam between a QUIC connection and an engine that carries some of its packets.
 
 As a NIC offloads a kernel: the connection stays the authority for handshake, keys, streams,
-connection IDs, paths, timers and close; the engine seals, sends, receives and opens the 1-RTT packets
-that hold nothing but DATAGRAM, ACK and PADDING frames, and hands every other packet up untouched.
-Values only; what fills them in on our side is `aioquic_offload.py`, the engine is
+connection IDs, paths, timers and close; the engine seals, sends, receives and opens the 1-RTT
+packets that hold nothing but DATAGRAM, ACK and PADDING frames, and hands every other packet up
+untouched. Values only; what fills them in on our side is `aioquic_offload.py`, the engine is
 `qvpn_core.datapath.engine`.
 """
 
@@ -63,7 +63,8 @@ class CarriedSetup:
     """Where a connection stands in the moment in which an engine takes over.
 
     `received` are packet numbers that arrived, of which some wait for an ACK if `ack_waits`;
-    `outstanding` those of ours that are not acknowledged; inclusive ranges, the largest first. Times are in seconds, sizes in bytes.
+    `outstanding` those of ours that are not acknowledged; inclusive ranges, the largest first.
+    Times are in seconds, sizes in bytes.
     """
 
     keys: OneRtt
@@ -83,7 +84,7 @@ class CarriedSetup:
 
 
 class CarriedStats(NamedTuple):
-    """What an engine knows of a session; see `TunnelCounters`. Times in seconds of the loop's clock.
+    """What an engine knows of a session; see `TunnelCounters`. Times are the loop's, in seconds.
 
     `expected` is the packet number after the largest that arrived, `largest` the largest from the
     address of the path. `unanswered_since` is None while the peer owes nothing.

@@ -144,7 +144,17 @@ def status(state: StateDir, options: argparse.Namespace) -> int:
     print(f"sessions     {len(reply.sessions)}")
     if reply.sessions:
         print_table(
-            ("DEVICE", "ADDRESSES", "TRANSPORT", "DATAPATH", "PEER", "SINCE", "RTT", "MTU", "TRAFFIC"),
+            (
+                "DEVICE",
+                "ADDRESSES",
+                "TRANSPORT",
+                "DATAPATH",
+                "PEER",
+                "SINCE",
+                "RTT",
+                "MTU",
+                "TRAFFIC",
+            ),
             (
                 (
                     session.device,

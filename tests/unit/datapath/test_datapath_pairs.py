@@ -1,8 +1,9 @@
-"""A client's and a gateway's datapath over real QUIC on loopback, each the native or the reference one.
+"""A client's and a gateway's datapath over real QUIC on loopback, each native or the reference.
 
-Devices are SOCK_SEQPACKET socket pairs whose packets have a `virtio_net_hdr`, as those of a TUN do; a
-relay between the two ends can lose, repeat, reorder and break what passes. Packets are of a protocol
-that nobody joins to super-packets, so that what leaves one device is what must enter the other.
+Devices are SOCK_SEQPACKET socket pairs whose packets have a `virtio_net_hdr`, as those of a TUN do;
+a relay between the two ends can lose, repeat, reorder and break what passes. Packets are of a
+protocol that nobody joins to super-packets, so that what leaves one device is what must enter the
+other.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ class HeaderDevice:
 
     async def changes_until(self, condition: Callable[[], bool]) -> None:
         """The same for what no packet announces."""
-        async with asyncio.timeout(20.0):
-            while not condition():
-                await asyncio.sleep(0.01)
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise TimeoutError
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -175,9 +178,7 @@ class GatewayEnd:
             sessions=self.sessions, own=GATEWAY, write_tun=self.device.write_batch
         )
         self.session: Session | None = None
-        self.offload = Offload(
-            self.device, self.sessions, self._from_tun, self._pump, lambda: None
-        )  # type: ignore[arg-type]  # a device that is as good as a TUN
+        self.offload = Offload(self.device, self.sessions, self._from_tun, self._pump, lambda: None)  # type: ignore[arg-type]  # a device that is as good as a TUN
         if not (native and self.offload.start()):
             self._pump()
 
@@ -444,9 +445,7 @@ async def test_rules_can_change_while_packets_flow(made: Pair) -> None:
     await exchange(made, 16)
     session = made.gateway.session
     assert session is not None
-    session.destinations = Destinations(
-        [(ipaddress.ip_network("203.0.113.0/24"), Verdict.FORWARD)]
-    )
+    session.destinations = Destinations([(ipaddress.ip_network("203.0.113.0/24"), Verdict.FORWARD)])
     made.gateway.offload.follow(session)
     far = made.gateway.device
     before = len(far.delivered)
@@ -650,4 +649,3 @@ async def test_packets_keep_a_session_alive_and_silence_ends_it(
         made.relay.hook = lambda data: []
         await made.handler.until(lambda: made.handler.closings)
         await made.gateway.handler.until(lambda: made.gateway.handler.closings)
-
