@@ -33,8 +33,7 @@ version=$(rustc --version | cut -d ' ' -f 2)
 # Otherwise what it is built against depends on which Python comes first in PATH.
 export PYO3_PYTHON="$venv/bin/python"
 
-# One profile for everything, and the same kind of library as the module's build: what the crate
-# needs is compiled once.
+# One profile for everything: AWS-LC, which takes most of the time, is compiled once.
 case $action in
 install)
 	built=build/datapath
