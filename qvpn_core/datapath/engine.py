@@ -44,8 +44,8 @@ class NativeEngine:
     `tun` is the descriptor of a TUN whose packets have a `virtio_net_hdr`; it stays the caller's.
     `on_tun` gets packets from it that belong to no session or are too big for theirs; `on_gone` is
     told when the device was deleted, `on_failure` when the engine failed by a defect, in words.
-    After either it moves nothing any more, and sessions must be detached. `key_limit` is after how many
-    packets keys are updated; as the AEAD allows without it.
+    After either it moves nothing any more, and sessions must be detached. `key_limit` is after how
+    many packets keys are updated; as the AEAD allows without it.
     """
 
     def __init__(

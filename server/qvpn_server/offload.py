@@ -1,8 +1,8 @@
 """The native datapath at a gateway: one engine for all sessions, and the reference for the rest.
 
 The engine moves what `forwarding.py` would move without a word. Everything else, and all sessions
-over TLS, still go through the forwarder. When the engine fails by a defect, the forwarder takes over
-all of it, and no session ends.
+over TLS, still go through the forwarder. When the engine fails by a defect, the forwarder takes
+over all of it, and no session ends.
 """
 
 from __future__ import annotations
