@@ -26,11 +26,11 @@ pub fn now() -> Micros {
 /// # Errors
 /// What dup(2) says, for example when `fd` is not open.
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the descriptor is only borrowed for the call; a closed one makes dup fail.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     if fd < 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    // SAFETY: it is not negative, and only borrowed for the call; a closed one makes dup fail.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
 }
 

@@ -18,6 +18,7 @@ from typing import Final
 from qvpn_core.errors import GatewayUnreachable, NetworkSetupFailed, PermissionMissing
 from qvpn_core.helper.errors import NetworkTaken
 from qvpn_core.helper.rundir import Owner, RunDirectory
+from qvpn_core.net.buffers import enlarge_receive_buffer
 from qvpn_core.net.names import FWMARK
 
 #: Seconds that a predecessor gets to finish undoing.
@@ -95,4 +96,6 @@ def open_socket(family: int, kind: int) -> socket.socket:
         raise PermissionMissing(
             f"cannot mark packets ({error.strerror})", "qvpn needs CAP_NET_ADMIN"
         ) from error
+    if kind == socket.SOCK_DGRAM:
+        enlarge_receive_buffer(sock)  # for a user who may not
     return sock

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from qvpn_core.net.buffers import enlarge_receive_buffer
 from qvpn_core.transport.interface import Address
 
 # linux/udp.h
@@ -31,9 +32,7 @@ IP_MTU_DISCOVER = 10
 IP_PKTINFO = 8
 IPV6_MTU_DISCOVER = 23
 PMTUDISC_PROBE = 3
-SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
-RECEIVE_BUFFER = 4 << 20  # bytes; a burst must not be lost before we wake up
 BACKLOG = 256  # batches; connections that see `blocked` add only control packets to it
 _GSO_REFUSALS = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
 _CMSG_SPACE = 96  # bytes; two of up to 20, each with its header (cmsg(3))
@@ -94,10 +93,7 @@ class UdpSocket:
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except OSError:  # not root: as much as net.core.rmem_max allows
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        enlarge_receive_buffer(sock)
         try:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         except OSError:
@@ -279,8 +275,7 @@ class PortableUdpSocket(UdpSocket):
         if options is not None:
             with suppress(OSError):  # then path MTU discovery sees what fragments can carry
                 sock.setsockopt(*options[self._ipv6], 1)
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        enlarge_receive_buffer(sock)
 
     def receive(self, calls: int = 64) -> Received:
         received: Received = []
