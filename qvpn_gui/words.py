@@ -18,6 +18,7 @@ from qvpn_core.client.status import Proxy, Stage, Status
 from qvpn_core.errors import QvpnError
 
 STAGES: Final[tuple[Stage, ...]] = (
+    "permission",
     "resolving",
     "handshake",
     "authenticating",
@@ -63,6 +64,8 @@ class Words(QObject):
                 )
             case State.DISCONNECTED | State.FAILED:
                 return self.tr("Your traffic goes directly to the internet.")
+            case State.CONNECTING if status.stage == "permission":
+                return self.tr("Waiting for your permission.")
             case State.CONNECTING:
                 return self.tr("Setting up the tunnel.")
             case State.CONNECTED:
@@ -117,6 +120,7 @@ class Words(QObject):
     def stage(self, stage: Stage) -> str:
         """What an attempt is at."""
         return {
+            "permission": self.tr("Ask for your permission"),
             "resolving": self.tr("Find the gateway"),
             "handshake": self.tr("Agree on encryption"),
             "authenticating": self.tr("Prove this device"),

@@ -41,6 +41,11 @@ class Attachment:
         #: A helper was killed, and what it would have undone still stands.
         self._left = False
 
+    @property
+    def permitted(self) -> bool:
+        """Whether a helper is there, so that `prepare` does not ask anybody."""
+        return self._helper is not None and not self._helper.lost.done()
+
     async def prepare(self, kill_switch: KillSwitch | None) -> None:
         """Have a helper, which may ask the user, and this kill switch, or none, in force.
 

@@ -91,7 +91,8 @@ class Helper:
             # A person who is asked takes as long as they take.
             await helper._ask(protocol.Hello(protocol.VERSION), protocol.Welcome, None)
         except HelperLost:
-            raise launch.refusal(*await helper._end()) from None
+            status, words = await helper._end()
+            raise await asyncio.to_thread(launch.refusal, status, words) from None
         except BaseException:
             with suppress(ProcessLookupError, PermissionError):
                 helper._process.terminate()  # pkexec may still wait for a password

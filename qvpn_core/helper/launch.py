@@ -30,9 +30,14 @@ INSTALLED: Final = (
     Path("/usr/local/lib/qvpn/qvpn-helper"),
     Path("/usr/lib/qvpn/qvpn-helper"),
 )
+#: polkit's names for what the helper may be started for.
+_ACTIONS: Final = {"session": "io.github.qvpn.session", "unlock": "io.github.qvpn.unlock"}
 _DISMISSED: Final = 126
 _REFUSED: Final = 127
 _MAX_WORDS: Final = 4096
+#: pkcheck(1): it would be allowed once somebody has authenticated.
+_TO_ASK: Final = 2
+_CHECK: Final = 5.0  # seconds
 
 
 def spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -85,7 +90,7 @@ def unlock() -> None:
         return
     words = done.stderr.decode(errors="replace")[-_MAX_WORDS:]
     if done.returncode in (_DISMISSED, _REFUSED):
-        raise refusal(done.returncode, words)
+        raise refusal(done.returncode, words, "unlock")
     raise HelperFailed(_last_line(done.returncode, words))
 
 
@@ -124,12 +129,13 @@ def words_of(process: subprocess.Popen[bytes]) -> str:
         return (stream.read(_MAX_WORDS) or b"").decode(errors="replace")
 
 
-def refusal(status: int, words: str) -> QvpnError:
-    """Why the helper ended before it said a word, from its exit status and what it wrote."""
+def refusal(status: int, words: str, word: str = "session") -> QvpnError:
+    """Why the helper ended before it did `word`, from its exit status and what it wrote.
+
+    May ask polkit, and wait for it.
+    """
     if status == _DISMISSED:
-        return AuthorizationDenied(
-            "qvpn was not allowed to change the network", "run it again and enter the password"
-        )
+        return _not_given()
     if status == _REFUSED:
         if "authentication agent" in words:
             return AgentMissing(
@@ -139,12 +145,38 @@ def refusal(status: int, words: str) -> QvpnError:
         if "authority" in words or "checking for authorization" in words:
             return PolkitMissing("polkit does not answer", "does the system bus run here?")
         if "Not authorized" in words:
+            # So it says for a wrong password too, and some agents have it say so for none.
+            if _would_ask(_ACTIONS[word]):
+                return _not_given()
             return AuthorizationDenied(
                 "polkit does not allow you to change the network", "ask your administrator"
             )
     return HelperFailed(
         f"the helper did not start ({_last_line(status, words)})", "install qvpn again"
     )
+
+
+def _not_given() -> AuthorizationDenied:
+    return AuthorizationDenied(
+        "qvpn may not change the network, because the password was wrong or was not entered",
+        "try again",
+    )
+
+
+def _would_ask(action: str) -> bool:
+    """Whether polkit lets us do this once somebody has entered a password."""
+    pkcheck = shutil.which("pkcheck", path=SYSTEM_PATH)
+    if pkcheck is None:
+        return False
+    argv = [pkcheck, "--action-id", action, "--process", str(os.getpid())]
+    quiet = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            argv, check=False, stdin=quiet, stdout=quiet, stderr=quiet, timeout=_CHECK
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == _TO_ASK
 
 
 def _last_line(status: int, words: str) -> str:

@@ -1219,6 +1219,10 @@
         <translation>Ihr Verkehr geht direkt ins Internet.</translation>
     </message>
     <message>
+        <source>Waiting for your permission.</source>
+        <translation>Wartet auf Ihre Erlaubnis.</translation>
+    </message>
+    <message>
         <source>Setting up the tunnel.</source>
         <translation>Der Tunnel wird aufgebaut.</translation>
     </message>
@@ -1279,6 +1283,10 @@
     <message>
         <source>since {day}, {time}</source>
         <translation>seit {day}, {time}</translation>
+    </message>
+    <message>
+        <source>Ask for your permission</source>
+        <translation>Um Ihre Erlaubnis bitten</translation>
     </message>
     <message>
         <source>Find the gateway</source>

@@ -1217,6 +1217,10 @@
         <translation>您的流量直连互联网。</translation>
     </message>
     <message>
+        <source>Waiting for your permission.</source>
+        <translation>正在等待您的许可。</translation>
+    </message>
+    <message>
         <source>Setting up the tunnel.</source>
         <translation>正在建立隧道。</translation>
     </message>
@@ -1275,6 +1279,10 @@
     <message>
         <source>since {day}, {time}</source>
         <translation>自 {day} {time}</translation>
+    </message>
+    <message>
+        <source>Ask for your permission</source>
+        <translation>请求您的许可</translation>
     </message>
     <message>
         <source>Find the gateway</source>
