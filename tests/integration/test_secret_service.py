@@ -37,7 +37,7 @@ except keys.KeyUnavailable as error:
 """
 
 
-#: No store was made at login, as with a desktop of another kind; the service starts when it is asked.
+#: No store was made at login, as with some desktops; the service starts when it is asked.
 _BARE = """
 from qvpn_core.auth.device_key import DeviceKey
 from qvpn_core.client import keys, paths
