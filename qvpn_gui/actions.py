@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Final
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
@@ -200,6 +201,14 @@ class Actions(QObject):
         self._stored.clear()
         self._damage.clear()
         self.profiles_changed.emit()
+
+    def keep_for_next_session(self) -> None:
+        """The desktop's session ends: remember whether a tunnel was wanted of us."""
+        wanted = self._session is not None and self._model.wanted
+        resume = self._model.status.profile or "" if wanted else ""
+        if resume != self.memory.resume:
+            self.memory = msgspec.structs.replace(self.memory, resume=resume)
+            settings.save_memory(self.memory)  # at once: there may be no time for another thread
 
     async def settled(self) -> None:
         """Wait until every command so far is done; a session may go on."""

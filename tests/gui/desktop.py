@@ -61,6 +61,7 @@ class Desktop:
         self._stack = contextlib.ExitStack()
         self.environment: dict[str, str] = {}
         self.home = Path()
+        self._display: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -74,6 +75,11 @@ class Desktop:
             self.start_panel(self._panel)
             self._stack = stack.pop_all()
         return self
+
+    def end_display(self) -> None:
+        """End the X server, and with it what does not know what to do then."""
+        assert self._display is not None
+        _end(self._display)
 
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line that runs a program on this desktop, in `environment`."""
@@ -140,7 +146,7 @@ class Desktop:
     def _start_display(self) -> None:
         reading, writing = os.pipe()
         try:
-            self._start_program(
+            self._display = self._start_program(
                 ["Xvfb", "-displayfd", str(writing), "-screen", "0", _SIZE, "-nolisten", "tcp"],
                 pass_fds=[writing],
             )
