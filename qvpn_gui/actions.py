@@ -20,6 +20,7 @@ from PySide6.QtCore import QObject, Signal
 from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.proxy.options import ProxyOptions, format_address
+from qvpn_core.client.resting import Resting
 from qvpn_core.client.route_list import (
     Lookups,
     RouteList,
@@ -71,6 +72,8 @@ class Actions(QObject):
         self._watch.changed.connect(self.profiles_moved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: asyncio.Task[None] | None = None
+        #: So that disconnecting and connecting again asks for no password.
+        self._resting = Resting()
         #: One command at a time; a session that it began goes on beside it.
         self._turn = asyncio.Lock()
 
@@ -224,6 +227,7 @@ class Actions(QObject):
             self._session.cancel()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=_CLOSE)
+        await self._resting.close()
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._reported(work))
@@ -262,7 +266,8 @@ class Actions(QObject):
                 await asyncio.to_thread(import_module, "qvpn_core.client.agent")
                 from qvpn_core.client import agent
 
-                await agent.run(control.Wish.of(await refreshed(profile)), signals=False)
+                wish = control.Wish.of(await refreshed(profile))
+                await agent.run(wish, signals=False, resting=self._resting)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)

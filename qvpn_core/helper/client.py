@@ -169,6 +169,38 @@ class Helper:
         if failures:
             raise NetworkSetupFailed(f"the network was not restored whole: {failures[0]}")
 
+    async def rest(self) -> bool:
+        """As `close`, but stay for `resume` if polkit keeps permissions; whether it does.
+
+        Raises NetworkSetupFailed for what stays; it has ended then.
+        """
+        resting = False
+        failures: tuple[str, ...] = ()
+        try:
+            if not self.lost.done():
+                closed, _ = await self._request(protocol.Rest(), protocol.Closed)
+                resting, failures = closed.resting, closed.failures
+        except (HelperLost, HelperEnded):
+            pass  # it undoes everything then, too
+        finally:
+            if not resting:
+                await self._end()
+        if failures:
+            raise NetworkSetupFailed(f"the network was not restored whole: {failures[0]}")
+        return resting
+
+    async def resume(self) -> None:
+        """Have the network again after `rest`. Raises as `start` does; it has ended then."""
+        try:
+            await self._ask(protocol.Hello(protocol.VERSION), protocol.Welcome, _REQUEST)
+        except BaseException:
+            await self._end()
+            raise
+
+    async def hang_up(self) -> None:
+        """End a helper that rests. Idempotent."""
+        await self._end()
+
     # -- the socket
 
     async def _request(self, request: Request, kind: type[_Reply]) -> tuple[_Reply, int | None]:

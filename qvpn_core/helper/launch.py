@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from qvpn_core.errors import QvpnError
+from qvpn_core.helper import polkit
 from qvpn_core.helper.errors import (
     AgentMissing,
     AuthorizationDenied,
@@ -30,14 +31,9 @@ INSTALLED: Final = (
     Path("/usr/local/lib/qvpn/qvpn-helper"),
     Path("/usr/lib/qvpn/qvpn-helper"),
 )
-#: polkit's names for what the helper may be started for.
-_ACTIONS: Final = {"session": "io.github.qvpn.session", "unlock": "io.github.qvpn.unlock"}
 _DISMISSED: Final = 126
 _REFUSED: Final = 127
 _MAX_WORDS: Final = 4096
-#: pkcheck(1): it would be allowed once somebody has authenticated.
-_TO_ASK: Final = 2
-_CHECK: Final = 5.0  # seconds
 
 
 def spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -146,7 +142,8 @@ def refusal(status: int, words: str, word: str = "session") -> QvpnError:
             return PolkitMissing("polkit does not answer", "does the system bus run here?")
         if "Not authorized" in words:
             # So it says for a wrong password too, and some agents have it say so for none.
-            if _would_ask(_ACTIONS[word]):
+            action = {"session": polkit.SESSION, "unlock": polkit.UNLOCK}[word]
+            if polkit.check(action, os.getpid(), os.getuid()) is polkit.Verdict.TO_ASK:
                 return _not_given()
             return AuthorizationDenied(
                 "polkit does not allow you to change the network", "ask your administrator"
@@ -161,22 +158,6 @@ def _not_given() -> AuthorizationDenied:
         "qvpn may not change the network, because the password was wrong or was not entered",
         "try again",
     )
-
-
-def _would_ask(action: str) -> bool:
-    """Whether polkit lets us do this once somebody has entered a password."""
-    pkcheck = shutil.which("pkcheck", path=SYSTEM_PATH)
-    if pkcheck is None:
-        return False
-    argv = [pkcheck, "--action-id", action, "--process", str(os.getpid())]
-    quiet = subprocess.DEVNULL
-    try:
-        done = subprocess.run(
-            argv, check=False, stdin=quiet, stdout=quiet, stderr=quiet, timeout=_CHECK
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == _TO_ASK
 
 
 def _last_line(status: int, words: str) -> str:

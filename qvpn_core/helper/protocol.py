@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from qvpn_core.net.plan import RouteKind, RouteReason
 
 #: Raised when a message changes its meaning. Both ends must have the same.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Bytes of one message: the 8192 IPv6 prefixes of the largest kill switch, and what is around them.
 #: A socket's send buffer takes it whole (net.core.wmem_default is 212992).
 MAX_MESSAGE: Final = 160 << 10
@@ -142,7 +142,13 @@ class Close(_Request, frozen=True, tag="close"):
     """Undo everything, as SetFirewall(null) does too, and end. Closed, and nothing after it."""
 
 
-Request = Hello | OpenTun | OpenSocket | Apply | Detach | SetFirewall | SignIn | Report | Close
+class Rest(_Request, frozen=True, tag="rest"):
+    """As Close; but where polkit keeps a permission, the helper waits for another Hello. Closed."""
+
+
+Request = (
+    Hello | OpenTun | OpenSocket | Apply | Detach | SetFirewall | SignIn | Report | Close | Rest
+)
 
 
 # -- replies
@@ -195,9 +201,10 @@ class Reported(_Reply, frozen=True, tag="reported"):
 
 
 class Closed(_Reply, frozen=True, tag="closed"):
-    """Everything is undone but what `failures` say."""
+    """Everything is undone but what `failures` say. The end, unless it rests."""
 
     failures: tuple[_Words, ...]
+    resting: bool = False
 
 
 class Failed(_Reply, frozen=True, tag="failed"):

@@ -127,6 +127,8 @@ def test_the_whole_way_of_an_ordinary_user(vpn: Vpn, desk: Desk, panel: Panel, w
 
             press(app, "alt+d", "disconnected")
             assert probes.source_seen(host, plan.ALPHA.v4) == plan.ROUTER4
+            if way == "password":
+                seat.tool("pkcheck", "--revoke-temp")  # as polkit does after five minutes
             connect(app)
             app.reach("connected")
             assert seat.windows(DIALOG) == []
@@ -134,6 +136,29 @@ def test_the_whole_way_of_an_ordinary_user(vpn: Vpn, desk: Desk, panel: Panel, w
             assert seat.asked() == (1 if way == "password" else 0)
             print(f"{way}: asked {seat.asked()} times for 2 connections and a loss")
             app.picture(f"pass-{way}-8-disconnected")
+            seat.keys("ctrl+q")
+            app.process.wait(20)
+
+
+def test_an_administrator_can_have_the_password_asked_each_time(vpn: Vpn, desk: Desk) -> None:
+    """What polkit does not keep, the app does not keep either."""
+    with Seat(desk, "ada") as seat, as_before(vpn.world.client):
+        desk.rules(
+            f"polkit.addRule(function(action) {{ if (action.id == '{SESSION}') "
+            "return polkit.Result.AUTH_ADMIN; });"
+        )
+        seat.start_agent()
+        ada = Person(seat)
+        ada.add_profile(vpn.gateway.token("strict"))
+        with running(seat, ada, watch=seat.home / "watch") as app:
+            seat.window("qvpn")
+            for _ in range(2):
+                connect(app)
+                seat.answer(PASSWORD)
+                app.reach("connected")
+                press(app, "alt+d", "disconnected")
+            assert seat.asked() == 2
+            print(f"where nothing is kept: asked {seat.asked()} times for 2 connections")
             seat.keys("ctrl+q")
             app.process.wait(20)
 

@@ -39,6 +39,10 @@ class Kernel:
         self._do("open_socket")
         raise NotImplementedError
 
+    def may_rest(self) -> bool:
+        self._do("may_rest")
+        return True
+
     def apply(self, request: protocol.Apply) -> protocol.Applied:
         self._do("apply")
         return protocol.Applied(None)
