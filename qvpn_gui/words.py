@@ -230,7 +230,9 @@ class Words(QObject):
 
 
 def sentence(line: str) -> str:
-    """One of the core's lines, which start small, as a sentence."""
+    """One of the core's lines, which start small, as a sentence; the name stays small."""
+    if line.startswith("qvpn"):
+        return line
     return line[:1].upper() + line[1:]
 
 

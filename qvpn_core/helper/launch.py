@@ -155,8 +155,7 @@ def refusal(status: int, words: str, word: str = "session") -> QvpnError:
 
 def _not_given() -> AuthorizationDenied:
     return AuthorizationDenied(
-        "qvpn may not change the network, because the password was wrong or was not entered",
-        "try again",
+        "the password was wrong or was not entered, so the network stays as it is", "try again"
     )
 
 

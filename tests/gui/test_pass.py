@@ -30,7 +30,7 @@ from tests.world.vpn import Vpn, processes, until
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
 REFUSED: Final = (
-    "qvpn may not change the network, because the password was wrong or was not entered: try again"
+    "the password was wrong or was not entered, so the network stays as it is: try again"
 )
 ROUTES: Final = "What uses the tunnel: .*"
 

@@ -21,7 +21,7 @@ from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Memory, Policy, Settings
 from qvpn_gui.tray.menu import TrayMenu
 from qvpn_gui.widgets.graph import ceiling
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 from tests.gui.conftest import Play
 from tests.gui.samples import STATUSES
 
@@ -77,6 +77,11 @@ def test_the_failure_of_a_former_life_is_no_news() -> None:
     assert Notices().moved(State.DISCONNECTED, State.FAILED, 0.0, seen=False) is None
 
 
+def test_a_sentence_begins_large_but_not_with_our_name() -> None:
+    assert sentence("nothing answers") == "Nothing answers"
+    assert sentence("qvpn waits") == "qvpn waits"
+
+
 # Remedies
 
 
@@ -85,7 +90,7 @@ def test_network_settings_are_the_desktops_own(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CURRENT_DESKTOP", "ubuntu:GNOME")
-    assert remedies.remedy("unreachable", blocked=False) is Remedy.COPY
+    assert remedies.remedy("unreachable", blocked=False) is Remedy.RETRY
     for program in ("gnome-control-center", "nm-connection-editor"):
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)
