@@ -7,7 +7,6 @@ How often she was asked is read from the system bus.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +66,7 @@ class Seat(Desktop):
                 self.desk.popen(
                     "dbus-monitor", "--system",
                     "type='method_call',member='BeginAuthentication'",
+                    "type='method_call',member='CancelAuthentication'",
                     "type='method_call',member='RegisterAuthenticationAgent'",
                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL,
                 ),
@@ -92,12 +92,19 @@ class Seat(Desktop):
     def start_agent(self) -> subprocess.Popen[bytes]:
         """The agent that asks; polkit knows it when this returns."""
         agent = self.start_program(AGENT)
-        until(lambda: b"member=RegisterAuth" in self._heard.read_bytes(), "an agent")
+        until(lambda: self._told("RegisterAuthenticationAgent"), "an agent")
         return agent
 
     def asked(self) -> int:
         """How often polkit had somebody asked for a password so far."""
-        return len(re.findall(rb"member=BeginAuthentication", self._heard.read_bytes()))
+        return self._told("BeginAuthentication")
+
+    def taken_back(self) -> int:
+        """How often polkit told the agent that its question is of no use any more."""
+        return self._told("CancelAuthentication")
+
+    def _told(self, member: str) -> int:
+        return self._heard.read_text().count(f"member={member}\n")
 
 
 class Person(VpnClient):

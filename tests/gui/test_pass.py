@@ -203,6 +203,27 @@ def test_who_does_not_give_the_password_is_told_so(vpn: Vpn, desk: Desk) -> None
             app.process.wait(20)
 
 
+def test_cancelling_in_the_window_takes_the_question_back(vpn: Vpn, desk: Desk) -> None:
+    """Somebody changes their mind while the desktop asks."""
+    host = vpn.world.client
+    with Seat(desk, "ada") as seat, as_before(host):
+        seat.start_agent()
+        ada = Person(seat)
+        ada.add_profile(vpn.gateway.token("undecided"))
+        with running(seat, ada, watch=seat.home / "watch") as app:
+            window = seat.window("qvpn")
+            connect(app)
+            seat.window(DIALOG)
+            seat.tool("xdotool", "windowactivate", "--sync", window)
+            seat.keys("alt+c")
+            app.reach("disconnected")
+            until(seat.taken_back, "the agent is told")  # LXQt's shows its dialog all the same
+            assert probes.source_seen(host, plan.ALPHA.v4) == plan.ROUTER4
+            seat.tool("xdotool", "windowactivate", "--sync", window)
+            seat.keys("ctrl+q")
+            app.process.wait(20)
+
+
 def why_refused(app: App) -> str:
     """What the app says after the agent has told of a failure, which has to be confirmed."""
     app.desktop.window("Authorization Failed")
