@@ -109,7 +109,8 @@ def running(
         assert process.returncode == 0, app.log
         no_defects(app.log)
         pauses = [seconds for _, seconds in json.loads(watch.read_text())] if watch else []
-        print(f"turns of the event loop over {LIMIT * 1000:.0f} ms: {pauses or 'none'}")
+        if watch:
+            print(f"turns of the event loop over {LIMIT * 1000:.0f} ms: {pauses or 'none'}")
         assert max(pauses, default=0) < LIMIT * BUSY, "the event loop was blocked for too long"
     except BaseException:
         app.picture("failure")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,10 +30,10 @@ def vpn(
 
 
 @pytest.mark.parametrize("panel", ["lxqt-panel", "trayer"])
-def test_the_icon_is_in_whatever_panel_there_is(vpn: Vpn, tmp_path: Path, panel: Panel) -> None:
+def test_the_icon_is_in_whatever_panel_there_is(vpn: Vpn, panel: Panel) -> None:
     """One that starts after the app, ends, and starts again, as panels do that crash."""
     client = vpn.clients[0]
-    with Desktop() as desktop, running(desktop, client, watch=tmp_path / "watch") as app:
+    with Desktop() as desktop, running(desktop, client) as app:
         icons = notifier_items if panel == "lxqt-panel" else Desktop.docked
         desktop.window("qvpn")
         for _ in range(2):

@@ -86,7 +86,7 @@ def test_the_whole_way_of_an_ordinary_user(vpn: Vpn, desk: Desk, panel: Panel, w
         ada = Person(seat)
         if panel == "lxqt-panel":
             until(lambda: has_owner(seat, "org.kde.StatusNotifierWatcher"), "a panel")
-        with running(seat, ada, watch=seat.home / "watch") as app:
+        with running(seat, ada) as app:
             seat.window("qvpn")
             until(lambda: notifier_items(seat) or seat.docked(), "an icon in the panel")
             app.picture(f"pass-{way}-1-first-run")
@@ -120,9 +120,11 @@ def test_the_whole_way_of_an_ordinary_user(vpn: Vpn, desk: Desk, panel: Panel, w
 
             vpn.gateway.stop(signal.SIGKILL if way == "password" else signal.SIGTERM)
             app.reach("reconnecting", 60)
+            seen_in_panel(app, "Reconnecting…")
             app.picture(f"pass-{way}-7-reconnecting")
             vpn.gateway.start()
             app.reach("connected", 60)
+            seen_in_panel(app, "Connected")
             assert probes.source_seen(host, plan.ALPHA.v4) == plan.GATEWAY4
 
             press(app, "alt+d", "disconnected")
@@ -150,7 +152,7 @@ def test_an_administrator_can_have_the_password_asked_each_time(vpn: Vpn, desk: 
         seat.start_agent()
         ada = Person(seat)
         ada.add_profile(vpn.gateway.token("strict"))
-        with running(seat, ada, watch=seat.home / "watch") as app:
+        with running(seat, ada) as app:
             seat.window("qvpn")
             for _ in range(2):
                 connect(app)
@@ -171,7 +173,7 @@ def test_who_does_not_give_the_password_is_told_so(vpn: Vpn, desk: Desk) -> None
         ada = Person(seat)
         ada.add_profile(vpn.gateway.token("reluctant"))
         before = snapshot(host)
-        with running(seat, ada, watch=seat.home / "watch") as app:
+        with running(seat, ada) as app:
             seat.window("qvpn")
             connect(app)
             seat.window(DIALOG)
@@ -210,7 +212,7 @@ def test_cancelling_in_the_window_takes_the_question_back(vpn: Vpn, desk: Desk) 
         seat.start_agent()
         ada = Person(seat)
         ada.add_profile(vpn.gateway.token("undecided"))
-        with running(seat, ada, watch=seat.home / "watch") as app:
+        with running(seat, ada) as app:
             window = seat.window("qvpn")
             connect(app)
             seat.window(DIALOG)
@@ -237,6 +239,20 @@ def failure(app: App) -> str:
     assert isinstance(status, dict)
     assert status["reason"] == "not-authorized"
     return str(status["error"])
+
+
+def seen_in_panel(app: App, state: str) -> None:
+    """What the icon tells a panel that asks, which is one by StatusNotifier."""
+    items = notifier_items(app.desktop)
+    if not items:
+        return
+    name, _, path = items[0].split('"')[1].partition("/")
+    ask = [
+        "dbus-send", "--session", "--print-reply", f"--dest={name}", f"/{path}",
+        "org.freedesktop.DBus.Properties.Get",
+        "string:org.kde.StatusNotifierItem", "string:ToolTip",
+    ]  # fmt: skip
+    until(lambda: f"qvpn: {state}" in app.desktop.tool(*ask), f"{state} in the panel")
 
 
 def connect(app: App) -> None:
