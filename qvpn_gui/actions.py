@@ -220,6 +220,7 @@ class Actions(QObject):
 
     async def close(self) -> None:
         """End everything that was started here. The network is as it was when this returns."""
+        await self._resting.close()
         for task in tuple(self._tasks):
             if task is not self._session:
                 task.cancel()
@@ -227,7 +228,6 @@ class Actions(QObject):
             self._session.cancel()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=_CLOSE)
-        await self._resting.close()
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._reported(work))

@@ -15,7 +15,8 @@ from qvpn_core.net.nft import SYSTEM_PATH
 
 def main() -> int:
     """Returns the exit status: 0 done, 1 it failed, 2 it cannot be meant."""
-    started_for, rested = os.environ.get("PKEXEC_UID"), "QVPN_RESTED" in os.environ
+    started_for = os.environ.get("PKEXEC_UID")
+    rested = "QVPN_RESTED" in os.environ  # as `process.RESTED`, which takes time to import
     os.environ.clear()
     os.environ.update(PATH=SYSTEM_PATH, LC_ALL="C.UTF-8")
     os.umask(0o022)
