@@ -6,6 +6,7 @@ It decides nothing: what to do about a failure is in `remedies.py`.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Final
 
@@ -28,6 +29,10 @@ STAGES: Final[tuple[Stage, ...]] = (
 #: States that mean something else for a proxy.
 _PROXIED: Final = frozenset(
     {State.CONNECTING, State.CONNECTED, State.RECONNECTING, State.DISCONNECTING}
+)
+#: One of `qvpn_core.client.explain.warnings`.
+_OUT_OF_REACH: Final = re.compile(
+    r"(?P<network>\S+) on (?P<link>\S+) is out of reach: to keep it, use --except lan"
 )
 _EVERYTHING: Final = frozenset({"0.0.0.0/0", "::/0"})
 
@@ -127,6 +132,16 @@ class Words(QObject):
             "addresses": self.tr("Receive addresses"),
             "routes": self.tr("Set up routes"),
         }[stage]
+
+    def warning(self, line: str) -> str:
+        """What is good to know, with the app's own switch in place of the command line's."""
+        lost = _OUT_OF_REACH.fullmatch(line)
+        if lost is None:
+            return sentence(line)
+        return self.tr(
+            "{network} on {link} is out of reach. To keep it, switch on “Reach the local network” "
+            "in the settings."
+        ).format(**lost.groupdict())
 
     def failure(self, reason: str | None) -> str:
         """What went wrong, by the slug of an error."""
