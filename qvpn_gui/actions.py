@@ -14,11 +14,13 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Final
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from qvpn_core.client import control, instance, paths, profiles, remote, sign_in
 from qvpn_core.client.profiles import Profile
 from qvpn_core.client.proxy.options import ProxyOptions, format_address
+from qvpn_core.client.resting import Resting
 from qvpn_core.client.route_list import (
     Lookups,
     RouteList,
@@ -70,6 +72,8 @@ class Actions(QObject):
         self._watch.changed.connect(self.profiles_moved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: asyncio.Task[None] | None = None
+        #: So that disconnecting and connecting again asks for no password.
+        self._resting = Resting()
         #: One command at a time; a session that it began goes on beside it.
         self._turn = asyncio.Lock()
 
@@ -201,6 +205,14 @@ class Actions(QObject):
         self._damage.clear()
         self.profiles_changed.emit()
 
+    def keep_for_next_session(self) -> None:
+        """The desktop's session ends: remember whether a tunnel was wanted of us."""
+        wanted = self._session is not None and self._model.wanted
+        resume = self._model.status.profile or "" if wanted else ""
+        if resume != self.memory.resume:
+            self.memory = msgspec.structs.replace(self.memory, resume=resume)
+            settings.save_memory(self.memory)  # at once: there may be no time for another thread
+
     async def settled(self) -> None:
         """Wait until every command so far is done; a session may go on."""
         while tasks := self._tasks - {self._session}:
@@ -208,6 +220,7 @@ class Actions(QObject):
 
     async def close(self) -> None:
         """End everything that was started here. The network is as it was when this returns."""
+        await self._resting.close()
         for task in tuple(self._tasks):
             if task is not self._session:
                 task.cancel()
@@ -253,7 +266,8 @@ class Actions(QObject):
                 await asyncio.to_thread(import_module, "qvpn_core.client.agent")
                 from qvpn_core.client import agent
 
-                await agent.run(control.Wish.of(await refreshed(profile)), signals=False)
+                wish = control.Wish.of(await refreshed(profile))
+                await agent.run(wish, signals=False, resting=self._resting)
         except QvpnError as error:
             # The same that the agent said with its last status, if it came to be at all.
             self._model.fail(name, error)

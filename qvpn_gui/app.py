@@ -83,8 +83,9 @@ class App(QObject):
         self.model.moved.connect(self._moved)
         self._settings_watch.changed.connect(self._follow_settings)
         self.bus.on_activated = self.window.present
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._loop.add_signal_handler(number, self.quit)
+        self._loop.add_signal_handler(signal.SIGINT, self.quit)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self.end_of_session)
 
     async def run(self) -> None:
         """Live until `quit`; then the network is as it was before."""
@@ -107,6 +108,12 @@ class App(QObject):
     def quit(self) -> None:
         """End the session, put the network back, leave. Idempotent."""
         self._over.set()
+
+    def end_of_session(self) -> None:
+        """The desktop's session ends: quit, and be as now when the next one starts us."""
+        if not self._over.is_set():
+            self.actions.keep_for_next_session()
+        self.quit()
 
     def open_profiles(self) -> ProfilesDialog:
         """Show the window of profiles."""
@@ -131,6 +138,8 @@ class App(QObject):
         self._obey(self._start)
         if self._start.connect is None and self.model.state is State.DISCONNECTED:
             name = settings.load_settings().connect_at_start
+            if self._start.minimized:  # as the desktop's session starts us, not the user
+                name = self.actions.memory.resume or name
             if name in self.actions.profile_names():
                 self.actions.connect_to(name)
 
@@ -165,7 +174,7 @@ class App(QObject):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.Quit and not self._over.is_set():
             # The end of the desktop's session: Qt may not stop before the network is put back.
-            self.quit()
+            self.end_of_session()
             return True
         return super().eventFilter(watched, event)
 

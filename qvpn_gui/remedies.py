@@ -75,7 +75,7 @@ def remedy(reason: str | None, *, blocked: bool, portal: bool = False) -> Remedy
         return Remedy.RELEASE
     found = REMEDIES.get(reason or "", Remedy.COPY)
     if found is Remedy.NETWORK and network_settings() is None:
-        return Remedy.COPY
+        return Remedy.RETRY
     return found
 
 

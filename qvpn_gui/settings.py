@@ -67,6 +67,8 @@ class Memory(msgspec.Struct, frozen=True):
     profile: str = ""
     #: Route policies that were used with a profile, the latest first.
     recent: dict[str, tuple[Policy, ...]] = {}
+    #: The profile that was connected when the desktop's session ended, for the next one.
+    resume: str = ""
 
     def used(self, profile: str, policy: Policy) -> Memory:
         """Remember that `policy` was used with `profile`."""

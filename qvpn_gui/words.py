@@ -6,6 +6,7 @@ It decides nothing: what to do about a failure is in `remedies.py`.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from qvpn_core.client.status import Proxy, Stage, Status
 from qvpn_core.errors import QvpnError
 
 STAGES: Final[tuple[Stage, ...]] = (
+    "permission",
     "resolving",
     "handshake",
     "authenticating",
@@ -27,6 +29,10 @@ STAGES: Final[tuple[Stage, ...]] = (
 #: States that mean something else for a proxy.
 _PROXIED: Final = frozenset(
     {State.CONNECTING, State.CONNECTED, State.RECONNECTING, State.DISCONNECTING}
+)
+#: One of `qvpn_core.client.explain.warnings`.
+_OUT_OF_REACH: Final = re.compile(
+    r"(?P<network>\S+) on (?P<link>\S+) is out of reach: to keep it, use --except lan"
 )
 _EVERYTHING: Final = frozenset({"0.0.0.0/0", "::/0"})
 
@@ -63,6 +69,8 @@ class Words(QObject):
                 )
             case State.DISCONNECTED | State.FAILED:
                 return self.tr("Your traffic goes directly to the internet.")
+            case State.CONNECTING if status.stage == "permission":
+                return self.tr("Waiting for your permission.")
             case State.CONNECTING:
                 return self.tr("Setting up the tunnel.")
             case State.CONNECTED:
@@ -117,12 +125,23 @@ class Words(QObject):
     def stage(self, stage: Stage) -> str:
         """What an attempt is at."""
         return {
+            "permission": self.tr("Ask for your permission"),
             "resolving": self.tr("Find the gateway"),
             "handshake": self.tr("Agree on encryption"),
             "authenticating": self.tr("Prove this device"),
             "addresses": self.tr("Receive addresses"),
             "routes": self.tr("Set up routes"),
         }[stage]
+
+    def warning(self, line: str) -> str:
+        """What is good to know, with the app's own switch in place of the command line's."""
+        lost = _OUT_OF_REACH.fullmatch(line)
+        if lost is None:
+            return sentence(line)
+        return self.tr(
+            "{network} on {link} is out of reach. To keep it, switch on “Reach the local network” "
+            "in the settings."
+        ).format(**lost.groupdict())
 
     def failure(self, reason: str | None) -> str:
         """What went wrong, by the slug of an error."""
@@ -226,7 +245,9 @@ class Words(QObject):
 
 
 def sentence(line: str) -> str:
-    """One of the core's lines, which start small, as a sentence."""
+    """One of the core's lines, which start small, as a sentence; the name stays small."""
+    if line.startswith("qvpn"):
+        return line
     return line[:1].upper() + line[1:]
 
 

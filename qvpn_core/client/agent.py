@@ -25,6 +25,7 @@ import msgspec
 from qvpn_core.client import control, paths, profiles
 from qvpn_core.client.holding import hold
 from qvpn_core.client.profiles import Profile
+from qvpn_core.client.resting import Resting
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Status
 from qvpn_core.client.tunnel import Change, Tunnel
@@ -46,14 +47,16 @@ async def run(
     on_change: Callable[[Tunnel, Change], None] | None = None,
     *,
     signals: bool = True,
+    resting: Resting | None = None,
 ) -> None:
     """Bring the tunnel up and hold it until `down`, SIGINT, SIGTERM or SIGHUP, or until it fails.
 
-    Without `signals` these are left to the caller, who may cancel instead, to the same effect.
+    Without `signals` these are left to the caller, who may cancel instead, to the same effect. With
+    `resting`, the next tunnel of this process need not ask for permission.
     When it returns or raises, the network is as it was before. Raises the QvpnError with which the
     tunnel failed, and UsageError when another agent runs.
     """
-    tunnel = _Tunnel(wish, signals=signals)
+    tunnel = _Tunnel(wish, signals=signals, resting=resting)
     tunnel.subscribe(lambda change: _log_change(tunnel, change))
     if on_change is not None:
         tunnel.subscribe(lambda change: on_change(tunnel, change))
@@ -63,8 +66,8 @@ async def run(
 class _Tunnel(Tunnel):
     """A tunnel that perhaps hears signals while it lives."""
 
-    def __init__(self, wish: control.Wish, *, signals: bool) -> None:
-        super().__init__(_profile(wish), wish.policy(), wish.kill_switch)
+    def __init__(self, wish: control.Wish, *, signals: bool, resting: Resting | None) -> None:
+        super().__init__(_profile(wish), wish.policy(), wish.kill_switch, resting=resting)
         self._signals = signals
 
     async def run(self) -> None:

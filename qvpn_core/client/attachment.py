@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qvpn_core.client.explain import Explanation, explain
+from qvpn_core.client.resting import Resting
 from qvpn_core.errors import NetworkSetupFailed, QvpnError
 from qvpn_core.helper.client import Helper
 from qvpn_core.helper.errors import HelperEnded, HelperLost
@@ -26,7 +27,9 @@ from qvpn_core.net.tun import Tun
 class Attachment:
     """Empty until `attach`; `release` empties it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, resting: Resting | None = None) -> None:
+        """`resting` keeps the helper of one tunnel for the next."""
+        self._resting = resting
         #: What is in force; None when nothing is.
         self.plan: NetworkPlan | None = None
         self.dns_plan: DnsPlan | None = None
@@ -41,6 +44,13 @@ class Attachment:
         #: A helper was killed, and what it would have undone still stands.
         self._left = False
 
+    @property
+    def permitted(self) -> bool:
+        """Whether a helper is there, so that `prepare` does not ask anybody."""
+        if self._helper is None:
+            return self._resting is not None and self._resting.ready
+        return not self._helper.lost.done()
+
     async def prepare(self, kill_switch: KillSwitch | None) -> None:
         """Have a helper, which may ask the user, and this kill switch, or none, in force.
 
@@ -54,7 +64,8 @@ class Attachment:
             await self._forget()
         fresh = self._helper is None
         if self._helper is None:
-            self._helper = await Helper.start()
+            rested = None if self._resting is None else await self._resting.take()
+            self._helper = rested or await Helper.start()
             self._left = False
         # An earlier session's may be in force where this one wants none.
         if fresh or kill_switch != self.kill_switch:
@@ -130,11 +141,11 @@ class Attachment:
                 tun.close()
 
     async def close(self) -> None:
-        """Undo everything, the kill switch last, and end the helper. Idempotent.
+        """Undo everything, the kill switch last, and end the helper, or have it rest. Idempotent.
 
         Raises NetworkSetupFailed for what stays.
         """
-        await self._forget()
+        await self._forget(rest=self._resting)
         left, self._left, self.kill_switch = self._left, False, None
         if not left:
             return
@@ -151,7 +162,7 @@ class Attachment:
             raise HelperLost("the helper of qvpn does not run", "run qvpn up again")
         return self._helper
 
-    async def _forget(self) -> None:
+    async def _forget(self, rest: Resting | None = None) -> None:
         """Give up the helper and what it held; remember when that was left behind."""
         helper, self._helper = self._helper, None
         tun, self._tun = self._tun, None
@@ -161,7 +172,7 @@ class Attachment:
             if helper is not None:
                 killed = helper.lost.done() and isinstance(helper.lost.result(), HelperLost)
                 self._left = self._left or (killed and had)
-                await helper.close()
+                await (helper.close() if rest is None else rest.keep(helper))
         finally:
             if tun is not None:
                 tun.close()

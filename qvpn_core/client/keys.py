@@ -1,8 +1,9 @@
 """Where a device's private key rests: in the desktop's Secret Service, or else in a file.
 
 The Secret Service is reached through the `keyring` library, which is optional: on a machine without
-a desktop, or where the service does not answer in time, the key goes into a file with mode 0600
-beside the profile, and the caller is told which it was. Root's keys are always in files, since no
+a desktop, or where the service does not answer in time, or would first have to ask its owner for a
+password, the key goes into a file with mode 0600 beside the profile, and the caller is told which
+it was. Root's keys are always in files, since no
 desktop session is its own. It refuses backends of `keyring` that would only be another file.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
@@ -122,6 +123,8 @@ def _store_in_service(profile: str, key: DeviceKey) -> bool:
     pem = key.to_pem().decode()
 
     def put() -> bool:
+        if _would_ask():
+            raise PermissionError("it is locked, or still to be made")
         backend.set_password(SERVICE, profile, pem)
         # Some services take a secret and lose it.
         return backend.get_password(SERVICE, profile) == pem
@@ -131,6 +134,26 @@ def _store_in_service(profile: str, key: DeviceKey) -> bool:
     except Exception as error:  # whatever a backend raises
         log.info("the desktop's password store does not take the key (%s)", _words(error))
         return False
+
+
+def _would_ask() -> bool:
+    """Whether a Secret Service would ask for a password before it takes anything.
+
+    Nobody who adds a gateway expects that question: where no store was made at login, it is for the
+    password of a new one. And the answer would come later than we wait.
+    """
+    import secretstorage  # what `keyring` itself uses
+    from secretstorage.exceptions import ItemNotFoundException, SecretServiceNotAvailableException
+
+    try:
+        with closing(secretstorage.dbus_init()) as connection:
+            if not secretstorage.check_service_availability(connection):
+                return False  # another kind of store
+            return secretstorage.Collection(connection).is_locked()
+    except SecretServiceNotAvailableException:
+        return False
+    except ItemNotFoundException:
+        return True
 
 
 def _service() -> KeyringBackend | None:

@@ -109,6 +109,8 @@ class Session:
         user ends it; the gateway is told either way.
         """
         await self._look_around()
+        if not self._attachment.permitted:
+            self._on_stage("permission")
         await self._attachment.prepare(self._kill_switch())
         self._prepared = True
         await self._hold()  # the user may have been asked for a while, and have changed it

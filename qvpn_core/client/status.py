@@ -15,7 +15,7 @@ from qvpn_core.client.states import FirewallPolicy, KillSwitchMode, State
 from qvpn_core.transport.interface import TransportName
 
 #: What an attempt to connect is at, in this order.
-Stage = Literal["resolving", "handshake", "authenticating", "addresses", "routes"]
+Stage = Literal["permission", "resolving", "handshake", "authenticating", "addresses", "routes"]
 
 
 class Proxy(msgspec.Struct, frozen=True, kw_only=True):

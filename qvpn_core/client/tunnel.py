@@ -23,6 +23,7 @@ from qvpn_core.client.explain import Explanation
 from qvpn_core.client.moving import LeftBehind, Mover, Surroundings
 from qvpn_core.client.planner import RoutePolicy
 from qvpn_core.client.profiles import Profile, excluded_words
+from qvpn_core.client.resting import Resting
 from qvpn_core.client.session import Session
 from qvpn_core.client.states import Action, Event, KillSwitchMode, Machine, State, Transition
 from qvpn_core.client.status import Stage, Status
@@ -70,7 +71,9 @@ class Tunnel:
         kill_switch: KillSwitchMode = "off",
         *,
         random: Callable[[], float] = random.random,
+        resting: Resting | None = None,
     ) -> None:
+        """`resting` keeps the permission for another tunnel of this process."""
         self.profile = profile
         self.policy = policy
         self.kill_switch = kill_switch
@@ -78,7 +81,7 @@ class Tunnel:
         self.error: QvpnError | None = None
         self.since = datetime.now(UTC)
         self._machine = Machine(random)
-        self._attachment = Attachment()
+        self._attachment = Attachment(resting)
         self._surroundings = Surroundings()
         self._ways: tuple[Way | None, ...] = ()
         self._actions: asyncio.Queue[Action] = asyncio.Queue(maxsize=16)

@@ -16,19 +16,20 @@ from qvpn_core.net.nft import SYSTEM_PATH
 def main() -> int:
     """Returns the exit status: 0 done, 1 it failed, 2 it cannot be meant."""
     started_for = os.environ.get("PKEXEC_UID")
+    rested = "QVPN_RESTED" in os.environ  # as `process.RESTED`, which takes time to import
     os.environ.clear()
     os.environ.update(PATH=SYSTEM_PATH, LC_ALL="C.UTF-8")
     os.umask(0o022)
     os.chdir("/")
     try:
-        _run(sys.argv[1:], started_for)
+        _run(sys.argv[1:], started_for, rested)
     except QvpnError as error:
         print(f"qvpn-helper: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def _run(words: list[str], started_for: str | None) -> None:
+def _run(words: list[str], started_for: str | None, rested: bool) -> None:
     if words not in (["session"], ["unlock"], ["boot"]):
         raise UsageError("qvpn-helper is not for the hand", "use qvpn up, qvpn unlock")
     if os.geteuid() != 0:
@@ -36,7 +37,7 @@ def _run(words: list[str], started_for: str | None) -> None:
     if words == ["session"]:
         from qvpn_core.helper import process
 
-        process.serve(started_for)
+        process.serve(started_for, rested=rested)
         return
     from qvpn_core.helper import release
 

@@ -91,7 +91,8 @@ class Helper:
             # A person who is asked takes as long as they take.
             await helper._ask(protocol.Hello(protocol.VERSION), protocol.Welcome, None)
         except HelperLost:
-            raise launch.refusal(*await helper._end()) from None
+            status, words = await helper._end()
+            raise await asyncio.to_thread(launch.refusal, status, words) from None
         except BaseException:
             with suppress(ProcessLookupError, PermissionError):
                 helper._process.terminate()  # pkexec may still wait for a password
@@ -167,6 +168,38 @@ class Helper:
             await self._end()
         if failures:
             raise NetworkSetupFailed(f"the network was not restored whole: {failures[0]}")
+
+    async def rest(self) -> bool:
+        """As `close`, but stay for `resume` if polkit keeps permissions; whether it does.
+
+        Raises NetworkSetupFailed for what stays; it has ended then.
+        """
+        resting = False
+        failures: tuple[str, ...] = ()
+        try:
+            if not self.lost.done():
+                closed, _ = await self._request(protocol.Rest(), protocol.Closed)
+                resting, failures = closed.resting, closed.failures
+        except (HelperLost, HelperEnded):
+            pass  # it undoes everything then, too
+        finally:
+            if not resting:
+                await self._end()
+        if failures:
+            raise NetworkSetupFailed(f"the network was not restored whole: {failures[0]}")
+        return resting
+
+    async def resume(self) -> None:
+        """Have the network again after `rest`. Raises as `start` does; it has ended then."""
+        try:
+            await self._ask(protocol.Hello(protocol.VERSION), protocol.Welcome, _REQUEST)
+        except BaseException:
+            await self._end()
+            raise
+
+    async def hang_up(self) -> None:
+        """End a helper that rests. Idempotent."""
+        await self._end()
 
     # -- the socket
 

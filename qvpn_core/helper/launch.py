@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from qvpn_core.errors import QvpnError
+from qvpn_core.helper import polkit
 from qvpn_core.helper.errors import (
     AgentMissing,
     AuthorizationDenied,
@@ -85,7 +86,7 @@ def unlock() -> None:
         return
     words = done.stderr.decode(errors="replace")[-_MAX_WORDS:]
     if done.returncode in (_DISMISSED, _REFUSED):
-        raise refusal(done.returncode, words)
+        raise refusal(done.returncode, words, "unlock")
     raise HelperFailed(_last_line(done.returncode, words))
 
 
@@ -124,12 +125,13 @@ def words_of(process: subprocess.Popen[bytes]) -> str:
         return (stream.read(_MAX_WORDS) or b"").decode(errors="replace")
 
 
-def refusal(status: int, words: str) -> QvpnError:
-    """Why the helper ended before it said a word, from its exit status and what it wrote."""
+def refusal(status: int, words: str, word: str = "session") -> QvpnError:
+    """Why the helper ended before it did `word`, from its exit status and what it wrote.
+
+    May ask polkit, and wait for it.
+    """
     if status == _DISMISSED:
-        return AuthorizationDenied(
-            "qvpn was not allowed to change the network", "run it again and enter the password"
-        )
+        return _not_given()
     if status == _REFUSED:
         if "authentication agent" in words:
             return AgentMissing(
@@ -139,11 +141,21 @@ def refusal(status: int, words: str) -> QvpnError:
         if "authority" in words or "checking for authorization" in words:
             return PolkitMissing("polkit does not answer", "does the system bus run here?")
         if "Not authorized" in words:
+            # So it says for a wrong password too, and some agents have it say so for none.
+            action = {"session": polkit.SESSION, "unlock": polkit.UNLOCK}[word]
+            if polkit.check(action, os.getpid(), os.getuid()) is polkit.Verdict.TO_ASK:
+                return _not_given()
             return AuthorizationDenied(
                 "polkit does not allow you to change the network", "ask your administrator"
             )
     return HelperFailed(
         f"the helper did not start ({_last_line(status, words)})", "install qvpn again"
+    )
+
+
+def _not_given() -> AuthorizationDenied:
+    return AuthorizationDenied(
+        "the password was wrong or was not entered, so the network stays as it is", "try again"
     )
 
 

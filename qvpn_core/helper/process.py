@@ -1,8 +1,9 @@
 """The root process: one session on descriptor 0, from its greeting to when everything is undone.
 
-A loop of its own over a few descriptors, without threads but the one that loads `engine.py`. It is
-deaf to the terminal; SIGTERM ends it in order. Whatever ends the session, the network and names are
-as before when the process ends; only a kill switch outlives a session that did not say goodbye.
+A loop of its own over a few descriptors, without threads but those that load `engine.py` and ask
+polkit. It is deaf to the terminal; SIGTERM ends it in order. Whatever ends the session, the network
+and names are as before when the process ends, or rests; only a kill switch outlives a session that
+did not say goodbye.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,9 +22,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from qvpn_core.errors import PermissionMissing, ProtocolViolation
-from qvpn_core.helper import protocol
+from qvpn_core.helper import polkit, protocol
 from qvpn_core.helper.entrance import UCRED, Entrance, Peer, open_socket, peer_of
+from qvpn_core.helper.errors import NotAllowed
 from qvpn_core.helper.log import Log
+from qvpn_core.helper.polkit import Verdict
 from qvpn_core.helper.protocol import MAX_MESSAGE
 from qvpn_core.helper.rundir import RunDirectory
 from qvpn_core.helper.service import Answer, Service
@@ -30,6 +34,10 @@ from qvpn_core.helper.service import Answer, Service
 if TYPE_CHECKING:
     from qvpn_core.helper.engine import Engine
 
+#: Seconds that a helper waits for a session to begin, also for the next one of the same app.
+REST: Final = 900.0
+#: In the environment of a helper that waits for another session. pkexec lets nobody set it.
+RESTED: Final = "QVPN_RESTED"
 #: Seconds that a client may take to read a reply.
 _SEND: Final = 10.0
 _IGNORED: Final = (
@@ -48,27 +56,45 @@ _IGNORED: Final = (
 class Session:
     """One session, from the socket to its end."""
 
-    def __init__(self, channel: socket.socket, peer: Peer, log: Log) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        peer: Peer,
+        log: Log,
+        *,
+        started_for: str | None = None,
+        rested: bool = False,
+    ) -> None:
+        """`started_for` is PKEXEC_UID; `rested`, that an earlier session came before this one."""
         self._channel = channel
         self._peer = peer
         self._log = log
+        self._started_for = started_for
+        self._rested = rested
+        #: Whether polkit lets the peer begin again without asking.
+        self._kept = rested
         self._entrance = Entrance(peer.uid, self._alive)
         self._service = Service(self, self.engine)
         self._directory: RunDirectory | None = None
         self._engine: Engine | None = None
 
-    def run(self, terminated: int) -> None:
-        """Serve until the end. `terminated` is readable once the process was told to end."""
+    def run(self, terminated: int) -> bool:
+        """Serve until the end. `terminated` is readable once the process was told to end.
+
+        Returns whether the same peer may have another session without asking its user again.
+        """
         try:
             while True:
                 ready = self._wait(terminated)
+                if not ready and self._directory is None:
+                    return False  # nobody came
                 if terminated in ready:
                     self._send(Answer(protocol.Goodbye(self._undo())))
-                    return
+                    return False
                 if self._channel.fileno() in ready:
                     answer = self._read()
                     if answer is None or not self._send(answer) or answer.over:
-                        return
+                        return answer is not None and answer.rest
                 if self._engine is not None:
                     self._engine.turn(time.monotonic())
         finally:
@@ -79,6 +105,10 @@ class Session:
 
     def begin(self) -> None:
         """Take the network; when a dead session left something in it, undo that first."""
+        if self._rested and self._polkit() not in (Verdict.ALLOWED, Verdict.TO_ASK):
+            raise NotAllowed("polkit no longer allows this", "ask your administrator")
+        if self._started_for is not None and not self._rested:
+            threading.Thread(target=self._see_whether_kept, daemon=True).start()
         self._directory = self._entrance.enter()
         self._log.info(f"a session of user {self._peer.uid} begins")
         if self._directory.has("journal"):
@@ -99,12 +129,26 @@ class Session:
             self._engine = Engine(self._directory, self._peer.uid, self._log)
         return self._engine
 
+    def may_rest(self) -> bool:
+        """Whether polkit, just after it was asked, would have let the peer in once more.
+
+        Where an administrator wants a password each time, there is nothing that we could keep.
+        """
+        return self._kept
+
+    def _see_whether_kept(self) -> None:
+        self._kept = self._polkit() is Verdict.ALLOWED
+
+    def _polkit(self) -> Verdict:
+        return polkit.check(polkit.SESSION, self._peer.pid, self._peer.uid)
+
     # -- the socket
 
     def _wait(self, terminated: int) -> set[int]:
+        """What is readable, and nothing when no session has begun for too long."""
         poller = select.poll()
         numbers = [terminated, self._channel.fileno()]
-        timeout = None
+        timeout = None if self._directory is not None else REST * 1000
         if self._engine is not None:
             numbers += self._engine.filenos()
             due = self._engine.due()
@@ -176,8 +220,11 @@ def _load() -> None:
     import_module("qvpn_core.helper.engine")
 
 
-def serve(started_for: str | None) -> None:
-    """Serve the peer of descriptor 0, then end. Raises PermissionMissing before anything else."""
+def serve(started_for: str | None, *, rested: bool) -> None:
+    """Serve the peer of descriptor 0, then end, or begin anew: then it does not return.
+
+    `rested` says that this is such a new beginning. Raises PermissionMissing before anything else.
+    """
     log = Log()
     terminated = _terminated()
     try:
@@ -192,11 +239,16 @@ def serve(started_for: str | None) -> None:
         channel.settimeout(_SEND)
         _leave_terminal()
         try:
-            Session(channel, peer, log).run(terminated)
+            session = Session(channel, peer, log, started_for=started_for, rested=rested)
+            rest = session.run(terminated)
         except Exception as defect:
             log.warning(f"a defect: {defect!r} at {_place(defect)}")
             raise
         log.info("the session is over")
+        if rest and started_for is not None:
+            # By the program itself, so that nothing of one session is in the next.
+            environment = {"PKEXEC_UID": started_for, RESTED: "1"}
+            os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606
 
 
 def _terminated() -> int:

@@ -144,7 +144,13 @@ class Close(_Request, frozen=True, tag="close"):
     """Undo everything, as SetFirewall(null) does too, and end. Closed, and nothing after it."""
 
 
-Request = Hello | OpenTun | OpenSocket | Apply | Detach | SetFirewall | SignIn | Report | Close
+class Rest(_Request, frozen=True, tag="rest"):
+    """As Close; but where polkit keeps a permission, the helper waits for another Hello. Closed."""
+
+
+Request = (
+    Hello | OpenTun | OpenSocket | Apply | Detach | SetFirewall | SignIn | Report | Close | Rest
+)
 
 
 # -- replies
@@ -197,9 +203,10 @@ class Reported(_Reply, frozen=True, tag="reported"):
 
 
 class Closed(_Reply, frozen=True, tag="closed"):
-    """Everything is undone but what `failures` say."""
+    """Everything is undone but what `failures` say. The end, unless it rests."""
 
     failures: tuple[_Words, ...]
+    resting: bool = False
 
 
 class Failed(_Reply, frozen=True, tag="failed"):

@@ -35,6 +35,8 @@ class Answer:
     reply: Reply
     descriptor: Descriptor | None = None
     over: bool = False
+    #: Over, but another session of the same peer may follow.
+    rest: bool = False
 
 
 class OpenedTun(Descriptor, Protocol):
@@ -50,6 +52,8 @@ class Host(Protocol):
     def begin(self) -> None: ...
 
     def open_socket(self, family: int, kind: int) -> socket.socket: ...
+
+    def may_rest(self) -> bool: ...
 
 
 class Effects(Protocol):
@@ -131,6 +135,10 @@ class Service:
                 return Answer(self._effects().report())
             case protocol.Close():
                 return Answer(protocol.Closed(self._effects().close()), over=True)
+            case protocol.Rest():
+                failures = self._effects().close()
+                rest = not failures and self._host.may_rest()
+                return Answer(protocol.Closed(failures, rest), over=True, rest=rest)
         return Answer(protocol.Done())
 
 

@@ -68,7 +68,7 @@ class DetailsCard(Card):
                 self.tr("{number} bytes").format(number=status.mtu) if status.mtu else ""
             ),
             self.tr("Transport"): self._transport(status),
-            self.tr("Good to know"): "\n".join(map(sentence, status.warnings)),
+            self.tr("Good to know"): "\n".join(map(self._words.warning, status.warnings)),
         }
 
     def _transport(self, status: Status) -> str:

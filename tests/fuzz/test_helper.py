@@ -36,6 +36,7 @@ REQUESTS: tuple[protocol.Request, ...] = (
     protocol.SignIn(60),
     protocol.Report(),
     protocol.Close(),
+    protocol.Rest(),
 )
 STATE = protocol.DnsState("file", "no resolver is in charge", None)
 REPLIES: tuple[protocol.Reply, ...] = (
@@ -44,6 +45,7 @@ REPLIES: tuple[protocol.Reply, ...] = (
     protocol.Applied(STATE),
     protocol.Reported(("10.86.0.2",), 1300, 2, STATE, "on", 3),
     protocol.Closed(("something stays",)),
+    protocol.Closed((), resting=True),
     protocol.Failed("network-setup", "it does not work", "try again"),
     protocol.Goodbye(()),
 )

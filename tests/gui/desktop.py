@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from tests.world.vpn import until
+from tests.world.vpn import PATIENCE, until
 
 #: What panels take icons: by StatusNotifier, by XEmbed, or there is none.
 Panel = Literal["lxqt-panel", "trayer", "none"]
@@ -59,11 +61,13 @@ class Desktop:
         self._stack = contextlib.ExitStack()
         self.environment: dict[str, str] = {}
         self.home = Path()
+        self._display: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qvpn-desk-")))
             self._stack = stack
+            self._move_in()
             self._start_display()
             self._start_bus()
             self._start("openbox")
@@ -71,6 +75,18 @@ class Desktop:
             self.start_panel(self._panel)
             self._stack = stack.pop_all()
         return self
+
+    def end_display(self) -> None:
+        """End the X server, and with it what does not know what to do then."""
+        assert self._display is not None
+        _end(self._display)
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """The command line that runs a program on this desktop, in `environment`."""
+        return list(words)
+
+    def _move_in(self) -> None:
+        """What has to be done before anything is started; `home` is there."""
 
     def __exit__(
         self,
@@ -94,8 +110,9 @@ class Desktop:
     def tool(self, *words: str, check: bool = True) -> str:
         """Run a program on this desktop and return what it prints."""
         done = subprocess.run(
-            words, env=self.environment, capture_output=True, text=True, timeout=20, check=False
-        )
+            self.command(words), env=self.environment, capture_output=True, text=True,
+            timeout=20, check=False,
+        )  # fmt: skip
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
@@ -120,19 +137,22 @@ class Desktop:
     def picture(self, file: Path) -> None:
         """The whole screen."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.tool("import", "-window", "root", str(file))
+        done = subprocess.run(
+            self.command(["import", "-window", "root", "png:-"]),
+            env=self.environment, capture_output=True, timeout=20, check=True,
+        )  # fmt: skip
+        file.write_bytes(done.stdout)
 
     def _start_display(self) -> None:
         reading, writing = os.pipe()
         try:
-            self._start_program(
+            self._display = self._start_program(
                 ["Xvfb", "-displayfd", str(writing), "-screen", "0", _SIZE, "-nolisten", "tcp"],
                 pass_fds=[writing],
             )
             os.close(writing)
             writing = -1
-            with open(reading, closefd=False) as file:
-                number = file.readline().strip()
+            number = first_line(reading)
         finally:
             os.close(reading)
             if writing >= 0:
@@ -158,18 +178,31 @@ class Desktop:
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
-        address = process.stdout.readline().decode().strip()
-        self.environment["DBUS_SESSION_BUS_ADDRESS"] = address
+        self.environment["DBUS_SESSION_BUS_ADDRESS"] = first_line(process.stdout.fileno())
 
     def _start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
         return self._start_program(words, env=self.environment, **options)
 
     def _start_program(self, words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        null = subprocess.DEVNULL
         process = subprocess.Popen(
-            words, **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+            self.command(words), **{"stdin": null, "stdout": null, "stderr": null, **options}
         )
         self._stack.callback(_end, process)
         return process
+
+
+def first_line(descriptor: int) -> str:
+    """The first line that a program writes, within a time."""
+    written = b""
+    end = time.monotonic() + PATIENCE
+    while b"\n" not in written:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"a program of the desktop does not start: {written!r}"
+        some = os.read(descriptor, 4096)
+        assert some, "a program of the desktop ended"
+        written += some
+    return written.decode().splitlines()[0]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -178,6 +211,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.wait(5)
     if process.stdout is not None:
         process.stdout.close()

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.gui.desktop import Desktop, Panel, unavailable
+from tests.gui.seat import Seat
 from tests.gui.watched_app import LIMIT
 from tests.integration.conftest import namespaces_work  # noqa: F401
 from tests.world import plan, probes
@@ -73,7 +74,7 @@ class App:
     @property
     def log(self) -> str:
         """What the app logged."""
-        return (self.client.directory / "state" / "app.log").read_text()
+        return (self.client.state / "app.log").read_text()
 
     def memory(self) -> int:
         """Resident bytes."""
@@ -99,22 +100,23 @@ def running(
     It has to end within the block, without a defect.
     """
     watched = [sys.executable, "-m", "tests.gui.watched_app", str(watch)]
-    process = client.host.popen(
-        [*(watched if watch else [str(BIN / "qvpn-gui")]), *options],
-        env=client.environment | desktop.environment,
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    app = App(desktop, client, process)
+    program = watched if watch else [str(BIN / "qvpn-gui")]
+    app = App(desktop, client, launch(desktop, client, *program, *options))
+    process = app.process
     try:
         yield app
         assert process.poll() is not None, "the app was told to end"
         assert process.returncode == 0, app.log
         no_defects(app.log)
         pauses = [seconds for _, seconds in json.loads(watch.read_text())] if watch else []
-        print(f"turns of the event loop over {LIMIT * 1000:.0f} ms: {pauses or 'none'}")
+        if watch:
+            print(f"turns of the event loop over {LIMIT * 1000:.0f} ms: {pauses or 'none'}")
         assert max(pauses, default=0) < LIMIT * BUSY, "the event loop was blocked for too long"
+    except BaseException:
+        app.picture("failure")
+        with suppress(OSError):
+            print(f"{app.client.peek()}\n{app.log}")
+        raise
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -122,7 +124,16 @@ def running(
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait(20)
+
+
+def launch(desktop: Desktop, client: VpnClient, *words: str) -> subprocess.Popen[bytes]:
+    """Start a program where the client is, on the desktop."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "cwd": REPOSITORY}
+    quiet["stderr"] = subprocess.DEVNULL
+    if isinstance(desktop, Seat):
+        return subprocess.Popen(desktop.command(words), process_group=0, **quiet)
+    return client.host.popen(words, env=client.environment | desktop.environment, **quiet)
 
 
 def has_owner(desktop: Desktop, name: str) -> bool:
@@ -257,11 +268,7 @@ def test_in_the_background_it_costs_little_and_tells_what_matters(vpn: Vpn) -> N
 
 def start(desktop: Desktop, client: VpnClient, *options: str) -> None:
     """A further start, which hands over and ends."""
-    client.host.run(
-        [str(BIN / "qvpn-gui"), *options],
-        timeout=20,
-        env=client.environment | desktop.environment,
-    )
+    assert launch(desktop, client, str(BIN / "qvpn-gui"), *options).wait(20) == 0
 
 
 def test_without_a_panel_the_window_does_everything(vpn: Vpn, tmp_path: Path) -> None:

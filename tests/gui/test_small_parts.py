@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from ipaddress import ip_interface, ip_network
 from itertools import combinations
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from PySide6.QtGui import QColor, QImage
 from PySide6.QtWidgets import QApplication, QMenu
 from pytestqt.qtbot import QtBot
 
-from qvpn_core.client.planner import RoutePolicy
+from qvpn_core.client.explain import warnings
+from qvpn_core.client.planner import GatewayOffer, RoutePolicy, SystemState, plan_network
 from qvpn_core.client.states import State
+from qvpn_core.net.survey import Attached
 from qvpn_gui import icons, remedies, settings, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.notices import PATIENCE, Notice, Notices
@@ -21,7 +24,7 @@ from qvpn_gui.session_model import SessionModel
 from qvpn_gui.settings import Memory, Policy, Settings
 from qvpn_gui.tray.menu import TrayMenu
 from qvpn_gui.widgets.graph import ceiling
-from qvpn_gui.words import Words
+from qvpn_gui.words import Words, sentence
 from tests.gui.conftest import Play
 from tests.gui.samples import STATUSES
 
@@ -77,6 +80,23 @@ def test_the_failure_of_a_former_life_is_no_news() -> None:
     assert Notices().moved(State.DISCONNECTED, State.FAILED, 0.0, seen=False) is None
 
 
+def test_a_sentence_begins_large_but_not_with_our_name() -> None:
+    assert sentence("nothing answers") == "Nothing answers"
+    assert sentence("qvpn waits") == "qvpn waits"
+
+
+def test_what_keeps_the_lan_is_told_as_the_apps_own_switch(words: Words) -> None:
+    state = SystemState(attached=(Attached("wlan0", ip_network("192.168.1.0/24")),))
+    offer = GatewayOffer((ip_interface("10.86.0.2/32"),), (ip_network("0.0.0.0/0"),))
+    plan = plan_network(RoutePolicy(), offer, state, 1300)
+    [line] = warnings(RoutePolicy(), plan, state, None)
+    assert words.warning(line) == (
+        "192.168.1.0/24 on wlan0 is out of reach. To keep it, switch on “Reach the local network” "
+        "in the settings."
+    )
+    assert words.warning("another line") == "Another line"
+
+
 # Remedies
 
 
@@ -85,7 +105,7 @@ def test_network_settings_are_the_desktops_own(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CURRENT_DESKTOP", "ubuntu:GNOME")
-    assert remedies.remedy("unreachable", blocked=False) is Remedy.COPY
+    assert remedies.remedy("unreachable", blocked=False) is Remedy.RETRY
     for program in ("gnome-control-center", "nm-connection-editor"):
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)

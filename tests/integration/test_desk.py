@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 
@@ -249,6 +249,177 @@ def test_a_full_disk_changes_nothing(desk: Desk) -> None:
     desk.sh("head -c 9999 /dev/zero > /run/qvpn/x || true")
     assert probe(desk, "ada") == "network-setup"
     desk.sh("umount /run/qvpn")
+
+
+# --- rest -------------------------------------------------------------------------------------
+
+#: A session that rests, and then does what it reads, a word a line.
+RESTING: Final = """
+import asyncio, os, sys
+from ipaddress import ip_interface, ip_network
+from qvpn_core.errors import QvpnError
+from qvpn_core.helper import protocol
+from qvpn_core.helper.client import Helper
+from qvpn_core.net.plan import NetworkPlan, Route
+HELLO = protocol.encode(protocol.Hello(protocol.VERSION))
+async def main():
+    helper = await Helper.start()
+    tun = await helper.open_tun(1300)
+    route = Route(ip_network("198.51.100.0/24"), "tunnel", "advertised")
+    await helper.apply(NetworkPlan((ip_interface("10.86.0.2"),), 1300, (route,)), None)
+    tun.close()
+    await asyncio.sleep(float(sys.argv[1]))
+    print("rests" if await helper.rest() else "ended", flush=True)
+    while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        match word:
+            case "resume":
+                try:
+                    await helper.resume()
+                    print("welcome", flush=True)
+                except QvpnError as error:
+                    print(error.reason, flush=True)
+            case "rest":
+                print("rests" if await helper.rest() else "ended", flush=True)
+            case "report":  # which only a session may
+                helper._channel.send(protocol.encode(protocol.Report()))
+                await helper.lost
+                print("lost", flush=True)
+            case "child":  # which has the socket, but is not who made it
+                if os.fork() == 0:
+                    helper._channel.send(HELLO)
+                    os._exit(0)
+                await helper.lost
+                print("lost", flush=True)
+    await helper.hang_up()
+asyncio.run(main())
+"""
+#: For polkit's answer, which is asked for beside the first steps of a session.
+ANSWER: Final = "1.0"
+
+
+class Resting:
+    """A client of a user whose helper rests."""
+
+    def __init__(self, desk: Desk, user: str) -> None:
+        self.process = subprocess.Popen(
+            desk.as_user(user, [sys.executable, "-X", "dev", "-c", RESTING, ANSWER]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd="/",
+        )
+        assert self.hear() == "rests"
+
+    def hear(self) -> str:
+        """The next line."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        assert ready, "no word"
+        return str(self.process.stdout.readline()).strip()
+
+    def tell(self, word: str) -> str:
+        """Have it do something; what came of it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
+        try:
+            self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+
+
+def test_a_helper_that_rests_holds_nothing_and_asks_nobody_again(
+    desk: Desk, network: Namespace
+) -> None:
+    before = snapshot(network)
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada") as ada:
+        [helper] = helpers(network)
+        assert snapshot(network) == before
+        until(lambda: desk.sh("ls /run/qvpn") == "", "nobody has the network")
+        desk.allow()  # from now on, a password would have to be entered
+        assert probe(desk, "ada") == "polkit-agent-missing"
+        for _ in range(3):
+            assert ada.tell("resume") == "welcome"
+            assert helpers(network) == [helper]
+            assert ada.tell("rest") == "rests"
+        assert snapshot(network) == before
+    until(lambda: not helpers(network), "it ends with its client")
+
+
+def test_while_one_rests_another_user_may_have_the_network(desk: Desk) -> None:
+    desk.allow(ada=SESSION, bob=SESSION)
+    with Resting(desk, "ada") as ada:
+        with held(desk, "bob") as bob:
+            assert bob.stdout is not None
+            assert [bob.stdout.readline() for _ in range(2)] == ["welcome\n", "applied\n"]
+            assert ada.tell("resume") == "network-taken"
+            assert bob.stdin is not None
+            bob.stdin.close()
+            bob.wait(PATIENCE)
+
+
+def test_a_helper_that_rests_obeys_a_rule_that_has_come_since(
+    desk: Desk, network: Namespace
+) -> None:
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada") as ada:
+        desk.rules("polkit.addRule(function(action, subject) { return polkit.Result.NO; });")
+        assert ada.tell("resume") == "not-allowed"
+        until(lambda: not helpers(network), "it has ended")
+
+
+def test_without_polkits_word_nothing_begins_again(desk: Desk, network: Namespace) -> None:
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada") as ada:
+        desk.sh("mv /run/dbus/system_bus_socket /run/dbus/away")
+        assert ada.tell("resume") == "not-allowed"
+        desk.sh("mv /run/dbus/away /run/dbus/system_bus_socket")
+        until(lambda: not helpers(network), "it has ended")
+
+
+@pytest.mark.parametrize("word", ["report", "child"])
+def test_what_rests_takes_nothing_but_a_greeting_of_its_own_client(
+    desk: Desk, network: Namespace, word: str
+) -> None:
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada") as ada:
+        assert ada.tell(word) == "lost"
+        until(lambda: not helpers(network), "it has ended")
+
+
+@pytest.mark.parametrize("who", ["client", "helper"])
+def test_what_rests_ends_with_its_client_and_by_roots_will(
+    desk: Desk, network: Namespace, who: str
+) -> None:
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada") as ada:
+        if who == "client":
+            ada.process.kill()
+        else:
+            os.kill(*helpers(network), signal.SIGTERM)
+        until(lambda: not helpers(network), "it has ended")
+
+
+def test_nothing_rests_for_ever(desk: Desk, network: Namespace) -> None:
+    file = "/usr/local/lib/qvpn/lib/qvpn_core/helper/process.py"
+    desk.sh(f"cp {file} {file}.kept; sed -i 's/^REST: Final = .*/REST: Final = 0.5/' {file}")
+    desk.allow(ada=SESSION)
+    with Resting(desk, "ada"):
+        until(lambda: not helpers(network), "it has ended by itself")
+    desk.sh(f"mv {file}.kept {file}")
 
 
 # --- release ----------------------------------------------------------------------------------

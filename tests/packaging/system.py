@@ -55,8 +55,7 @@ for device in null zero full random urandom tty; do
   mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir -p "$root/dev/net" "$root/dev/shm" "$root/dev/pts" "$root/packages"
-touch "$root/dev/net/tun"
-mount --bind /dev/net/tun "$root/dev/net/tun"
+mknod -m 666 "$root/dev/net/tun" c 10 200  # as udev makes it, whatever it is outside
 mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s pts/ptmx "$root/dev/ptmx"

@@ -167,10 +167,12 @@ class VpnClient:
         self.directory = directory
         # A unix socket's path is short (108 bytes): not below a test's deep directory.
         self._runtime = tempfile.TemporaryDirectory(prefix="qvpn-run-")
+        self.runtime = Path(self._runtime.name)
+        self.config, self.state = directory / "config", directory / "state"
         self.environment = os.environ | {
-            "QVPN_CONFIG_DIR": str(directory / "config"),
-            "QVPN_STATE_DIR": str(directory / "state"),
-            "QVPN_RUNTIME_DIR": self._runtime.name,
+            "QVPN_CONFIG_DIR": str(self.config),
+            "QVPN_STATE_DIR": str(self.state),
+            "QVPN_RUNTIME_DIR": str(self.runtime),
         }
 
     def close(self) -> None:
@@ -217,7 +219,7 @@ class VpnClient:
         ]  # fmt: skip
         if ca is not None:
             lines.append(f"ca_file = {json.dumps(str(ca))}")
-        file = self.directory / "config" / "profiles" / f"{name}.toml"
+        file = self.config / "profiles" / f"{name}.toml"
         file.write_text("\n".join(lines))
         return file
 
@@ -256,7 +258,7 @@ class VpnClient:
         Empty when no agent answers.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            reply = _ask(sock, f"{self._runtime.name}/agent.sock", {"command": "status"})
+            reply = _ask(sock, f"{self.runtime}/agent.sock", {"command": "status"})
             status: dict[str, Any] = reply.get("status", {})
             return status
 
@@ -269,14 +271,14 @@ class VpnClient:
         """What `routes explain` says of an address, in one word: tunnel, direct or refused."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             request = {"command": "explain", "destination": destination}
-            way: str = _ask(sock, f"{self._runtime.name}/agent.sock", request)["way"]
+            way: str = _ask(sock, f"{self.runtime}/agent.sock", request)["way"]
             return way
 
     def agent(self) -> int | None:
         """The process that holds the tunnel, None when there is none."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             try:
-                sock.connect(f"{self._runtime.name}/agent.sock")
+                sock.connect(f"{self.runtime}/agent.sock")
             except (FileNotFoundError, ConnectionRefusedError):
                 return None
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -286,7 +288,7 @@ class VpnClient:
     @property
     def log(self) -> str:
         """What agents in the background have logged."""
-        file = self.directory / "state" / "agent.log"
+        file = self.state / "agent.log"
         return file.read_text() if file.exists() else ""
 
     def status(self) -> dict[str, Any]:
@@ -405,7 +407,7 @@ def leaves_nothing(host: Namespace, within: float = 0.0) -> Iterator[None]:
 
     Network state as before, and soon no process more; AssertionError with the difference otherwise.
     """
-    before, processes = snapshot(host), _processes(host)
+    before, running = snapshot(host), processes(host)
     yield
     end = time.monotonic() + within
     while (after := snapshot(host)) != before and time.monotonic() < end:
@@ -413,10 +415,10 @@ def leaves_nothing(host: Namespace, within: float = 0.0) -> Iterator[None]:
     changes = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after")
     assert after == before, "\n".join(changes)
     # An interpreter needs a moment to end after it has said that all is done.
-    until(lambda: not _processes(host) - processes, f"no process more: {_processes(host)}")
+    until(lambda: not processes(host) - running, f"no process more: {processes(host)}")
 
 
-def _processes(host: Namespace) -> set[str]:
+def processes(host: Namespace) -> set[str]:
     """The processes in a namespace: number and command line."""
     done = subprocess.run(
         ["ip", "netns", "pids", host.name], capture_output=True, text=True, check=True

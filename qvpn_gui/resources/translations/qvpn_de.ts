@@ -1179,7 +1179,7 @@
     <name>Words</name>
     <message>
         <source>Not connected</source>
-        <extracomment>States that mean something else for a proxy.</extracomment>
+        <extracomment>States that mean something else for a proxy. One of `qvpn_core.client.explain.warnings`.</extracomment>
         <translation>Nicht verbunden</translation>
     </message>
     <message>
@@ -1217,6 +1217,10 @@
     <message>
         <source>Your traffic goes directly to the internet.</source>
         <translation>Ihr Verkehr geht direkt ins Internet.</translation>
+    </message>
+    <message>
+        <source>Waiting for your permission.</source>
+        <translation>Wartet auf Ihre Erlaubnis.</translation>
     </message>
     <message>
         <source>Setting up the tunnel.</source>
@@ -1281,6 +1285,10 @@
         <translation>seit {day}, {time}</translation>
     </message>
     <message>
+        <source>Ask for your permission</source>
+        <translation>Um Ihre Erlaubnis bitten</translation>
+    </message>
+    <message>
         <source>Find the gateway</source>
         <translation>Gateway finden</translation>
     </message>
@@ -1299,6 +1307,10 @@
     <message>
         <source>Set up routes</source>
         <translation>Routen einrichten</translation>
+    </message>
+    <message>
+        <source>{network} on {link} is out of reach. To keep it, switch on “Reach the local network” in the settings.</source>
+        <translation>{network} an {link} ist nicht erreichbar. Wenn Sie es brauchen, schalten Sie in den Einstellungen „Lokales Netzwerk erreichen“ ein.</translation>
     </message>
     <message>
         <source>The gateway&apos;s name was not found</source>

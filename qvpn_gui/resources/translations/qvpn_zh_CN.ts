@@ -1177,7 +1177,7 @@
     <name>Words</name>
     <message>
         <source>Not connected</source>
-        <extracomment>States that mean something else for a proxy.</extracomment>
+        <extracomment>States that mean something else for a proxy. One of `qvpn_core.client.explain.warnings`.</extracomment>
         <translation>未连接</translation>
     </message>
     <message>
@@ -1215,6 +1215,10 @@
     <message>
         <source>Your traffic goes directly to the internet.</source>
         <translation>您的流量直连互联网。</translation>
+    </message>
+    <message>
+        <source>Waiting for your permission.</source>
+        <translation>正在等待您的许可。</translation>
     </message>
     <message>
         <source>Setting up the tunnel.</source>
@@ -1277,6 +1281,10 @@
         <translation>自 {day} {time}</translation>
     </message>
     <message>
+        <source>Ask for your permission</source>
+        <translation>请求您的许可</translation>
+    </message>
+    <message>
         <source>Find the gateway</source>
         <translation>查找网关</translation>
     </message>
@@ -1295,6 +1303,10 @@
     <message>
         <source>Set up routes</source>
         <translation>设置路由</translation>
+    </message>
+    <message>
+        <source>{network} on {link} is out of reach. To keep it, switch on “Reach the local network” in the settings.</source>
+        <translation>无法访问 {link} 上的 {network}。如需访问，请在设置中打开“访问本地网络”。</translation>
     </message>
     <message>
         <source>The gateway&apos;s name was not found</source>

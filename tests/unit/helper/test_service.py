@@ -19,8 +19,12 @@ HELLO = protocol.encode(protocol.Hello(protocol.VERSION))
 class Kernel:
     """Notes what it is asked for; fails when told to."""
 
-    def __init__(self, *, broken: bool = False) -> None:
+    def __init__(
+        self, *, broken: bool = False, may_rest: bool = True, failures: tuple[str, ...] = ()
+    ) -> None:
         self.calls: list[str] = []
+        self._may_rest = may_rest
+        self._failures = failures
         self._broken = broken
 
     def _do(self, name: str) -> None:
@@ -38,6 +42,10 @@ class Kernel:
     def open_socket(self, family: int, kind: int) -> socket.socket:
         self._do("open_socket")
         raise NotImplementedError
+
+    def may_rest(self) -> bool:
+        self._do("may_rest")
+        return self._may_rest
 
     def apply(self, request: protocol.Apply) -> protocol.Applied:
         self._do("apply")
@@ -58,7 +66,7 @@ class Kernel:
 
     def close(self) -> tuple[str, ...]:
         self._do("close")
-        return ()
+        return self._failures
 
 
 WORDS: list[protocol.Request] = [
@@ -88,7 +96,28 @@ def test_after_the_greeting_anything_in_any_order(words: list[protocol.Request])
     assert answer.over
 
 
-@pytest.mark.parametrize("word", [*WORDS, protocol.Close(), protocol.OpenTun(1300)])
+@pytest.mark.parametrize("may", [True, False])
+def test_a_rest_undoes_everything_and_is_over_where_it_is_not_allowed(may: bool) -> None:
+    kernel = Kernel(may_rest=may)
+    served = service(kernel)
+    served.handle(HELLO)
+    answer = served.handle(protocol.encode(protocol.Rest()))
+    assert answer.reply == protocol.Closed((), may)
+    assert (answer.over, answer.rest) == (True, may)
+    assert kernel.calls[1] == "close"
+
+
+def test_what_could_not_undo_everything_does_not_rest() -> None:
+    served = service(Kernel(failures=("a route stays",)))
+    served.handle(HELLO)
+    answer = served.handle(protocol.encode(protocol.Rest()))
+    assert answer.reply == protocol.Closed(("a route stays",), False)
+    assert not answer.rest
+
+
+@pytest.mark.parametrize(
+    "word", [*WORDS, protocol.Close(), protocol.Rest(), protocol.OpenTun(1300)]
+)
 def test_before_the_greeting_nothing_happens(word: protocol.Request) -> None:
     kernel = Kernel()
     answer = service(kernel).handle(protocol.encode(word))
