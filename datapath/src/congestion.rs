@@ -486,7 +486,9 @@ impl Controller {
         let rounds = self.rounds - self.state_round;
         match self.state {
             State::Startup if self.filled => self.enter(State::Drain, now),
-            State::Drain if view.in_flight <= self.drained() || rounds >= 5 => self.enter(State::Cruise, now),
+            State::Drain if view.in_flight <= self.drained() || rounds >= 5 => {
+                self.enter(State::Cruise, now)
+            }
             State::Down
                 if view.in_flight <= self.drained().min(self.headroom())
                     || rounds >= 2 && in_state >= self.min_rtt.unwrap_or(0) =>
@@ -536,7 +538,11 @@ impl Controller {
             let reno = (self.bdp(1.0).min(self.window) / PACKET).clamp(8, 63);
             return rounds >= reno || time >= 1_500_000 + self.random % 1_000_000;
         }
-        let wait = if self.found_more() { 2 } else { self.cruise_rounds };
+        let wait = if self.found_more() {
+            2
+        } else {
+            self.cruise_rounds
+        };
         rounds >= wait && time > 50_000
     }
 

@@ -81,9 +81,16 @@ fn look() {
 #[ignore = "prints a trace"]
 fn trace() {
     let get = |name: &str, default: f64| {
-        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+        std::env::var(name)
+            .ok()
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(default)
     };
-    let mut path = Path::new(get("MBITS", 50.0), get("QUEUE", 180.0) as usize, get("RTT", 20.0));
+    let mut path = Path::new(
+        get("MBITS", 50.0),
+        get("QUEUE", 180.0) as usize,
+        get("RTT", 20.0),
+    );
     path.loss = get("LOSS", 0.0);
     let mut sim = Sim::new(path);
     let tunnel = sim.tunnel(Source::Bulk, ACKS, 0);
@@ -116,5 +123,112 @@ fn trace() {
             if c.contested { "contested" } else { "" },
         );
         time += step;
+    }
+}
+
+#[test]
+fn look_more() {
+    let report = |name: &str, sim: &Sim, flow: usize, from: Micros, to: Micros| {
+        println!(
+            "{name}: {:.1} Mbit/s, queue {:.1} / {:.1} ms (p50/p95), lost {:.2} %, bw {:.1} min {:.1} {:?} spurious {} threshold {}",
+            sim.mbits(flow, from, to),
+            sim.delay(0.5, from, to),
+            sim.delay(0.95, from, to),
+            sim.lost(flow) * 100.0,
+            sim.sender(flow).controller().bandwidth() as f64 * 8e-6,
+            sim.sender(flow).controller().min_rtt().unwrap_or(0) as f64 / 1e3,
+            sim.sender(flow).controller().state(),
+            sim.sender(flow).recovery().spurious_losses(),
+            sim.sender(flow).recovery().packet_threshold(),
+        );
+    };
+    for (a, b) in [(50.0, 10.0), (10.0, 50.0), (100.0, 20.0), (20.0, 200.0)] {
+        let mut path = Path::new(a, 1000, 20.0);
+        path.steps = vec![(10 * SECOND, (b * 1e6 / 8.0) as u64)];
+        let mut sim = Sim::new(path);
+        let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+        for time in [10, 11, 12, 13, 14, 20] {
+            sim.run(time * SECOND);
+            report(
+                &format!("step {a} to {b}, {time} s"),
+                &sim,
+                flow,
+                (time - 1) * SECOND,
+                time * SECOND,
+            );
+        }
+    }
+    for (rate, on, off) in [
+        (10.0, 200, 300),
+        (100.0, 200, 300),
+        (100.0, 1000, 1000),
+        (5.0, 20, 500),
+    ] {
+        let mut sim = Sim::new(Path::new(50.0, 1000, 20.0));
+        let source = Source::OnOff {
+            rate: (rate * 1e6 / 8.0) as u64,
+            on: on * 1000,
+            off: off * 1000,
+        };
+        let flow = sim.tunnel(source, ACKS, 0);
+        sim.run(30 * SECOND);
+        report(
+            &format!("on-off {rate} {on} {off}"),
+            &sim,
+            flow,
+            SECOND,
+            30 * SECOND,
+        );
+    }
+    for reorder in [0.02, 0.1] {
+        let mut path = Path::new(50.0, 1000, 40.0);
+        path.reorder = reorder;
+        let mut sim = Sim::new(path);
+        let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+        sim.run(30 * SECOND);
+        report(
+            &format!("reordered {reorder}"),
+            &sim,
+            flow,
+            SECOND,
+            30 * SECOND,
+        );
+    }
+    for (mbits, rtt, every, delay) in [
+        (50.0, 20.0, 2, 25_000),
+        (50.0, 20.0, 128, 10_000),
+        (1000.0, 1.0, 128, 3_000),
+        (5000.0, 0.05, 128, 1_000),
+        (5000.0, 0.05, 128, 5_000),
+        (10_000.0, 0.05, 32, 1_000),
+    ] {
+        let mut sim = Sim::new(Path::new(mbits, 3000, rtt));
+        let flow = sim.tunnel(Source::Bulk, Acks { every, delay }, 0);
+        sim.run(5 * SECOND);
+        report(
+            &format!("{mbits} Mbit/s {rtt} ms, ACK every {every} or {delay} us"),
+            &sim,
+            flow,
+            2 * SECOND,
+            5 * SECOND,
+        );
+    }
+    for count in [2, 4, 8] {
+        for queue in [90, 1000] {
+            let mut sim = Sim::new(Path::new(50.0, queue, 20.0));
+            for flow in 0..count {
+                sim.tunnel(Source::Bulk, ACKS, flow * 1_300_000);
+            }
+            sim.run(60 * SECOND);
+            let shares: Vec<_> = (0..count as usize)
+                .map(|flow| (sim.mbits(flow, 20 * SECOND, 60 * SECOND) * 10.0).round() / 10.0)
+                .collect();
+            println!(
+                "{count} tunnels, {queue} packets: {shares:?} queue {:.1} / {:.1} ms lost {:.2} %",
+                sim.delay(0.5, 20 * SECOND, 60 * SECOND),
+                sim.delay(0.95, 20 * SECOND, 60 * SECOND),
+                sim.lost(0) * 100.0
+            );
+        }
     }
 }
