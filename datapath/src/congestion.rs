@@ -31,8 +31,11 @@ const FIRST_RTT: Micros = 20_000;
 /// How much acknowledgements may wait and wake-ups may be late: time that the window covers beyond
 /// the round trip.
 const ACK_SLACK: Micros = 1_000;
-/// How long an unused permission to send is kept.
+/// How long an unused permission to send is kept at least and, on fast paths, at most.
 const BURST: Micros = 1_000;
+const MAX_BURST: Micros = 4_000;
+/// Bytes per second for each millisecond more of it.
+const BURST_STEP: u64 = 125_000_000;
 /// How old the least round trip may become: draft-ietf-ccwg-bbr, `MinRTTFilterLen`.
 const MIN_RTT_LIFE: Micros = 10_000_000;
 /// `ProbeRTTDuration`.
@@ -123,8 +126,10 @@ struct Round {
 struct View {
     in_flight: u64,
     delivered: u64,
-    /// The window was full before this acknowledgement.
-    window_limited: bool,
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// A model of the path, and what follows from it.
@@ -211,7 +216,7 @@ impl Controller {
             patient: false,
             probe_rtt_done: None,
             probe_rtt_min: Micros::MAX,
-            tokens: INITIAL_WINDOW as i64 / 2,
+            tokens: signed(INITIAL_WINDOW / 2),
             tokens_time: now,
             random: now | 1,
         }
@@ -268,15 +273,17 @@ impl Controller {
     }
 
     fn depth(&self) -> i64 {
-        let burst = self.pacing_rate().saturating_mul(BURST) / 1_000_000;
-        (self.quantum() + burst) as i64
+        // On a fast path, a late wake-up costs much and a burst costs little.
+        let rate = self.pacing_rate();
+        let time = (BURST + rate.saturating_mul(1_000) / BURST_STEP).min(MAX_BURST);
+        signed(self.quantum() + rate.saturating_mul(time) / 1_000_000)
     }
 
     /// The permission to send as of now, and whether some of it went unused.
     fn tokens(&self, now: Micros) -> (i64, bool) {
         let passed = now.saturating_sub(self.tokens_time).min(10_000_000);
         let earned = self.pacing_rate().saturating_mul(passed) / 1_000_000;
-        let tokens = self.tokens.saturating_add(earned as i64);
+        let tokens = self.tokens.saturating_add(signed(earned));
         let depth = self.depth();
         (tokens.min(depth), tokens > depth)
     }
@@ -290,7 +297,7 @@ impl Controller {
 
     /// When pacing lets something go.
     fn paced_at(&self, now: Micros) -> Micros {
-        let missing = self.quantum() as i64 - self.tokens(now).0;
+        let missing = signed(self.quantum()).saturating_sub(self.tokens(now).0);
         let missing = u64::try_from(missing).unwrap_or(0);
         now + (missing * 1_000_000).div_ceil(self.pacing_rate().max(1))
     }
@@ -309,7 +316,7 @@ impl Controller {
     /// the controller that limits the rate.
     fn on_sent(&mut self, bytes: u64, now: Micros) -> bool {
         let (tokens, unused) = self.tokens(now);
-        self.tokens = tokens.saturating_sub(bytes as i64);
+        self.tokens = tokens.saturating_sub(signed(bytes));
         self.tokens_time = now;
         unused
     }
@@ -347,7 +354,7 @@ impl Controller {
         }
         self.note_extra(outcome.acked_bytes, now);
         if round_start {
-            self.end_round(sample.app_limited, view, now);
+            self.end_round(sample.app_limited, now);
         }
         self.note_min_rtt(outcome.rtt_sample, view, now);
         self.step(round_start, view, now);
@@ -369,7 +376,7 @@ impl Controller {
         self.extra_acked.update(extra);
     }
 
-    fn end_round(&mut self, app_limited: bool, view: View, now: Micros) {
+    fn end_round(&mut self, app_limited: bool, now: Micros) {
         let round = std::mem::take(&mut self.round);
         if self.rounds - self.period.0 >= PERIOD_ROUNDS
             && now.saturating_sub(self.period.1) >= PERIOD_TIME

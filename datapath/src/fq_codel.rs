@@ -255,7 +255,7 @@ impl<P: Packet> FqCodel<P> {
             }
             if let Some(packet) = self.dequeue_flow(at, now) {
                 if let Some(flow) = self.flows.get_mut(at as usize) {
-                    flow.deficit -= packet.size() as i64;
+                    flow.deficit -= i64::try_from(packet.size()).unwrap_or(i64::MAX);
                 }
                 self.counters.dequeued += 1;
                 return Some(packet);

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::Sender;
+use crate::fq_codel::{Config, FqCodel, Packet as Queued};
 use crate::recovery::Micros;
 
 /// The path that all flows share.
@@ -46,6 +47,8 @@ impl Path {
 pub enum Source {
     Bulk,
     /// Bytes per second while on, and how long it is on and off.
+    /// TCP flows and a ping inside of the tunnel, through a flow queue.
+    Inner,
     OnOff {
         rate: u64,
         on: Micros,
@@ -99,18 +102,75 @@ enum Event {
     Start {
         flow: usize,
     },
-    Stop {
+    Ping {
         flow: usize,
+    },
+    InnerAck {
+        flow: usize,
+        packet: InnerPacket,
     },
     Step {
         rate: u64,
     },
 }
 
+/// A packet inside of a tunnel: of a TCP flow, or a ping.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct InnerPacket {
+    flow: usize,
+    number: u64,
+    born: Micros,
+    header: [u8; 28],
+    bytes: u64,
+}
+
+const PING: usize = usize::MAX;
+
+impl InnerPacket {
+    fn new(flow: usize, number: u64, bytes: u64, born: Micros, ecn: u8) -> Self {
+        let mut header = [0; 28];
+        header[0] = 0x45;
+        header[1] = ecn;
+        header[9] = 17;
+        header[20] = flow as u8;
+        InnerPacket {
+            flow,
+            number,
+            born,
+            header,
+            bytes,
+        }
+    }
+}
+
+impl Queued for InnerPacket {
+    fn size(&self) -> usize {
+        self.bytes as usize
+    }
+
+    fn ip(&self) -> &[u8] {
+        &self.header
+    }
+
+    fn ip_mut(&mut self) -> &mut [u8] {
+        &mut self.header
+    }
+}
+
+/// What is inside of a tunnel.
+struct Inner {
+    queue: FqCodel<InnerPacket>,
+    flows: Vec<Tcp>,
+    ecn: bool,
+    /// By outer packet number.
+    carried: std::collections::BTreeMap<u64, InnerPacket>,
+}
+
 /// The sending and the receiving end of one tunnel.
 pub struct Tunnel {
     pub sender: Sender,
     source: Source,
+    inner: Option<Inner>,
     acks: Acks,
     next: u64,
     earned: f64,
@@ -167,6 +227,8 @@ pub struct Sim {
     fraction: u64,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
+    /// Round trips of pings inside of tunnels: (time, round trip).
+    pub pings: Vec<(Micros, Micros)>,
 }
 
 impl Sim {
@@ -181,6 +243,7 @@ impl Sim {
             random: 88_172_645_463_325_252,
             fraction: 0,
             delays: Vec::new(),
+            pings: Vec::new(),
             path,
         };
         for (time, rate) in sim.path.steps.clone() {
@@ -194,6 +257,7 @@ impl Sim {
             Flow::Tunnel(Box::new(Tunnel {
                 sender: Sender::new(0, start),
                 source,
+                inner: None,
                 acks,
                 next: 0,
                 earned: 0.0,
@@ -209,22 +273,23 @@ impl Sim {
         )
     }
 
+    /// A tunnel with TCP flows and a ping inside.
+    pub fn tunnel_with(&mut self, kinds: &[Kind], ecn: bool, acks: Acks, start: Micros) -> usize {
+        let flow = self.tunnel(Source::Inner, acks, start);
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            tunnel.inner = Some(Inner {
+                queue: FqCodel::new(Config::default(), [1, 2]),
+                flows: kinds.iter().map(|&kind| Tcp::new(kind, start)).collect(),
+                ecn,
+                carried: std::collections::BTreeMap::new(),
+            });
+        }
+        self.at(start, Event::Ping { flow });
+        flow
+    }
+
     pub fn tcp(&mut self, kind: Kind, start: Micros) -> usize {
-        self.add(
-            Flow::Tcp(Tcp {
-                kind,
-                window: 10.0,
-                threshold: f64::MAX,
-                in_flight: VecDeque::new(),
-                next: 0,
-                recover: 0,
-                w_max: 0.0,
-                epoch: None,
-                srtt: 0.0,
-                last_progress: start,
-            }),
-            start,
-        )
+        self.add(Flow::Tcp(Tcp::new(kind, start)), start)
     }
 
     fn add(&mut self, flow: Flow, start: Micros) -> usize {
@@ -233,10 +298,6 @@ impl Sim {
         let flow = self.flows.len() - 1;
         self.at(start, Event::Start { flow });
         flow
-    }
-
-    pub fn stop(&mut self, flow: usize, at: Micros) {
-        self.at(at, Event::Stop { flow });
     }
 
     pub fn sender(&self, flow: usize) -> &Sender {
@@ -280,7 +341,38 @@ impl Sim {
                 self.counts[flow].running = true;
                 self.send(flow);
             }
-            Event::Stop { flow } => self.counts[flow].running = false,
+            Event::Ping { flow } => {
+                let now = self.now;
+                if let Flow::Tunnel(tunnel) = &mut self.flows[flow]
+                    && let Some(inner) = &mut tunnel.inner
+                {
+                    inner
+                        .queue
+                        .enqueue(InnerPacket::new(PING, 0, 84, now, 0), now);
+                    for tcp in &mut inner.flows {
+                        tcp.timeout(now);
+                    }
+                }
+                self.at(now + 50_000, Event::Ping { flow });
+                self.send(flow);
+            }
+            Event::InnerAck { flow, packet } => {
+                let now = self.now;
+                if packet.flow == PING {
+                    self.pings.push((now, now - packet.born));
+                    return;
+                }
+                if let Flow::Tunnel(tunnel) = &mut self.flows[flow]
+                    && let Some(inner) = &mut tunnel.inner
+                {
+                    let tcp = &mut inner.flows[packet.flow];
+                    if packet.header[1] == 3 {
+                        tcp.congested(packet.number);
+                    }
+                    tcp.acked(packet.number, now);
+                }
+                self.send(flow);
+            }
             Event::Wake { flow } => self.wake(flow),
             Event::Served => self.served(),
             Event::Arrived {
@@ -353,12 +445,7 @@ impl Sim {
                 }
             }
             Flow::Tcp(tcp) => {
-                let mut numbers = Vec::new();
-                while (tcp.in_flight.len() as f64) < tcp.window {
-                    tcp.in_flight.push_back((tcp.next, now));
-                    numbers.push(tcp.next);
-                    tcp.next += 1;
-                }
+                let numbers = tcp.send(now);
                 if numbers.is_empty() && tcp.in_flight.is_empty() {
                     return;
                 }
@@ -442,11 +529,18 @@ impl Sim {
         count.slots[slot] += bytes;
         match &mut self.flows[flow] {
             Flow::Tunnel(tunnel) => {
+                let carried = tunnel
+                    .inner
+                    .as_mut()
+                    .and_then(|inner| inner.carried.remove(&number));
                 let timer = tunnel.receive(number, now);
                 if tunnel.unacked >= tunnel.acks.every {
                     self.send_ack(flow);
                 } else if let Some(at) = timer {
                     self.at(at, Event::AckTimer { flow });
+                }
+                if let Some(packet) = carried {
+                    self.at(now + self.path.rtt / 2, Event::InnerAck { flow, packet });
                 }
             }
             Flow::Tcp(_) => {
@@ -491,19 +585,12 @@ impl Sim {
 
     /// The queue delay in milliseconds below which `share` of the packets stayed.
     pub fn delay(&self, share: f64, from: Micros, to: Micros) -> f64 {
-        let mut delays: Vec<_> = self
-            .delays
-            .iter()
-            .filter(|(time, _)| (from..to).contains(time))
-            .map(|(_, delay)| *delay)
-            .collect();
-        delays.sort_unstable();
-        let at = (delays.len() as f64 * share) as usize;
-        delays
-            .get(at.min(delays.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or(0) as f64
-            / 1000.0
+        quantile(&self.delays, share, from, to)
+    }
+
+    /// The round trip of pings in milliseconds below which `share` of them stayed.
+    pub fn ping(&self, share: f64, from: Micros, to: Micros) -> f64 {
+        quantile(&self.pings, share, from, to)
     }
 
     /// The share of a flow's bytes that was lost.
@@ -512,15 +599,54 @@ impl Sim {
     }
 }
 
+fn quantile(samples: &[(Micros, Micros)], share: f64, from: Micros, to: Micros) -> f64 {
+    let mut values: Vec<_> = samples
+        .iter()
+        .filter(|(time, _)| (from..to).contains(time))
+        .map(|(_, value)| *value)
+        .collect();
+    values.sort_unstable();
+    let at = (values.len() as f64 * share) as usize;
+    let at = at.min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(0) as f64 / 1000.0
+}
+
 impl Tunnel {
     /// Packets that leave now, and when to wake up.
     fn send(&mut self, now: Micros) -> (Vec<(u64, u64)>, Option<Micros>) {
         let mut packets = Vec::new();
         let mut source_wake = None;
+        if let Some(inner) = &mut self.inner {
+            for (flow, tcp) in inner.flows.iter_mut().enumerate() {
+                for number in tcp.send(now) {
+                    let ecn = if inner.ecn { 2 } else { 0 };
+                    let packet = InnerPacket::new(flow, number, PACKET - 40, now, ecn);
+                    inner.queue.enqueue(packet, now);
+                }
+            }
+        }
         loop {
             let allowance = self.sender.allowance(now) as u64;
             if allowance == 0 {
                 break;
+            }
+            if let Some(inner) = &mut self.inner {
+                let mut left = allowance;
+                while left > 0
+                    && let Some(packet) = inner.queue.dequeue(now)
+                {
+                    let bytes = packet.bytes + 40;
+                    self.sender.sent(self.next, bytes as u16, bytes > 1240, now);
+                    packets.push((self.next, bytes));
+                    inner.carried.insert(self.next, packet);
+                    self.next += 1;
+                    left = left.saturating_sub(bytes);
+                }
+                if inner.queue.is_empty() {
+                    self.sender.queue_empty();
+                    break;
+                }
+                continue;
             }
             let mut count = allowance.div_ceil(PACKET).min(45);
             if let Source::OnOff { rate, on, off } = self.source {
@@ -613,6 +739,49 @@ impl Tunnel {
 }
 
 impl Tcp {
+    fn new(kind: Kind, start: Micros) -> Self {
+        Tcp {
+            kind,
+            window: 10.0,
+            threshold: f64::MAX,
+            in_flight: VecDeque::new(),
+            next: 0,
+            recover: 0,
+            w_max: 0.0,
+            epoch: None,
+            srtt: 0.0,
+            last_progress: start,
+        }
+    }
+
+    /// Numbers that the window lets go.
+    fn send(&mut self, now: Micros) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        while (self.in_flight.len() as f64) < self.window {
+            self.in_flight.push_back((self.next, now));
+            numbers.push(self.next);
+            self.next += 1;
+        }
+        numbers
+    }
+
+    /// A loss or a mark.
+    fn congested(&mut self, number: u64) {
+        if number < self.recover {
+            return;
+        }
+        self.recover = self.next;
+        self.w_max = if self.window < self.w_max {
+            self.window * 0.85
+        } else {
+            self.window
+        };
+        self.window *= if self.kind == Kind::Cubic { 0.7 } else { 0.5 };
+        self.window = self.window.max(2.0);
+        self.threshold = self.window;
+        self.epoch = None;
+    }
+
     fn acked(&mut self, number: u64, now: Micros) {
         let Ok(at) = self.in_flight.binary_search_by_key(&number, |(n, _)| *n) else {
             return;
@@ -633,18 +802,7 @@ impl Tcp {
             self.in_flight.pop_front();
         }
         if let Some(lost) = lost {
-            if lost >= self.recover {
-                self.recover = self.next;
-                self.w_max = if self.window < self.w_max {
-                    self.window * 0.85
-                } else {
-                    self.window
-                };
-                self.window *= if self.kind == Kind::Cubic { 0.7 } else { 0.5 };
-                self.window = self.window.max(2.0);
-                self.threshold = self.window;
-                self.epoch = None;
-            }
+            self.congested(lost);
             return;
         }
         if number < self.recover {

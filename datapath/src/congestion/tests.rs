@@ -232,3 +232,42 @@ fn look_more() {
         }
     }
 }
+
+#[test]
+fn look_inner() {
+    for kinds in [
+        &[][..],
+        &[Kind::Cubic],
+        &[Kind::Cubic; 4],
+        &[Kind::Reno],
+        &[Kind::Cubic; 16],
+    ] {
+        for ecn in [false, true] {
+            for (mbits, queue, rtt, loss) in [
+                (50.0, 1000, 20.0, 0.0),
+                (50.0, 100, 20.0, 0.0),
+                (10.0, 1000, 20.0, 0.0),
+                (50.0, 1000, 40.0, 0.01),
+                (1000.0, 1000, 1.0, 0.0),
+            ] {
+                let mut path = Path::new(mbits, queue, rtt);
+                path.loss = loss;
+                let mut sim = Sim::new(path);
+                let flow = sim.tunnel_with(kinds, ecn, ACKS, 0);
+                sim.run(20 * SECOND);
+                println!(
+                    "{} flows, ECN {ecn}, {mbits} Mbit/s {rtt} ms {loss} loss: {:.1} Mbit/s, ping {:.1} / {:.1} / {:.1} ms, queue {:.1} / {:.1}, lost {:.2} %, bw {:.1}",
+                    kinds.len(),
+                    sim.mbits(flow, 2 * SECOND, 20 * SECOND),
+                    sim.ping(0.5, 2 * SECOND, 20 * SECOND),
+                    sim.ping(0.95, 2 * SECOND, 20 * SECOND),
+                    sim.ping(1.0, 0, 20 * SECOND),
+                    sim.delay(0.5, 2 * SECOND, 20 * SECOND),
+                    sim.delay(0.95, 2 * SECOND, 20 * SECOND),
+                    sim.lost(flow) * 100.0,
+                    sim.sender(flow).controller().bandwidth() as f64 * 8e-6,
+                );
+            }
+        }
+    }
+}

@@ -31,22 +31,19 @@ impl Codel {
             }
             return false;
         }
-        match self.drop_next {
-            Some(due) => {
-                if now < due {
-                    return false;
-                }
-                self.count = self.count.saturating_add(1);
-                self.drop_next = Some(control_law(due, self.count, config.interval));
+        if let Some(due) = self.drop_next {
+            if now < due {
+                return false;
             }
-            None => {
-                // Section 5.4: soon after the last time, go on from about there.
-                let delta = self.count.saturating_sub(self.last_count);
-                let recent = now.saturating_sub(self.stopped) < 16 * config.interval;
-                self.count = if delta > 1 && recent { delta } else { 1 };
-                self.last_count = self.count;
-                self.drop_next = Some(control_law(now, self.count, config.interval));
-            }
+            self.count = self.count.saturating_add(1);
+            self.drop_next = Some(control_law(due, self.count, config.interval));
+        } else {
+            // Section 5.4: soon after the last time, go on from about there.
+            let delta = self.count.saturating_sub(self.last_count);
+            let recent = now.saturating_sub(self.stopped) < 16 * config.interval;
+            self.count = if delta > 1 && recent { delta } else { 1 };
+            self.last_count = self.count;
+            self.drop_next = Some(control_law(now, self.count, config.interval));
         }
         true
     }

@@ -6,6 +6,10 @@ const DCCP: u8 = 33;
 const ESP: u8 = 50;
 const SCTP: u8 = 132;
 
+/// The ECN field of IPv4's second byte; four bits higher in IPv6. Both bits: "Congestion
+/// Experienced"; none: not ECN-capable.
+const CE: u8 = 3;
+
 /// Extension headers that are skipped at most.
 const EXTENSIONS: usize = 8;
 
@@ -92,11 +96,11 @@ pub fn mark_ce(packet: &mut [u8]) -> bool {
         [first, tos, _, _, _, _, _, _, _, _, high, low, rest @ ..]
             if *first >> 4 == 4 && rest.len() >= 8 =>
         {
-            if *tos & 3 == 0 {
+            if *tos & CE == 0 {
                 return false;
             }
             let old = u16::from_be_bytes([*first, *tos]);
-            *tos |= 3;
+            *tos |= CE;
             let new = u16::from_be_bytes([*first, *tos]);
             // RFC 1624: HC' = ~(~HC + ~m + m').
             let sum =
@@ -107,10 +111,10 @@ pub fn mark_ce(packet: &mut [u8]) -> bool {
             true
         }
         [first, second, rest @ ..] if *first >> 4 == 6 && rest.len() >= 38 => {
-            if *second & 0x30 == 0 {
+            if *second & CE << 4 == 0 {
                 return false;
             }
-            *second |= 0x30;
+            *second |= CE << 4;
             true
         }
         _ => false,

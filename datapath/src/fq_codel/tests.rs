@@ -235,7 +235,7 @@ fn an_idle_queue_costs_next_to_nothing() {
     for port in 0..2_000 {
         queue.enqueue(packet4(port, 100, 0), 0);
     }
-    assert!(queue.memory() < 1024 * 256, "{}", queue.memory());
+    assert!(queue.memory() < 320 << 10, "{}", queue.memory());
     while queue.dequeue(0).is_some() {}
     queue.shrink();
     assert!(queue.memory() < 512, "{}", queue.memory());
