@@ -522,7 +522,7 @@ impl Controller {
                     self.state_round = self.rounds;
                 } else if in_state >= self.min_rtt.unwrap_or(0)
                     && (view.in_flight >= self.target(1.25) && !self.patient || rounds >= 3)
-                    && self.high >= self.target(1.25)
+                    && (self.high >= self.target(1.25) || rounds >= 6)
                 {
                     self.enter(State::Down, now);
                 }
