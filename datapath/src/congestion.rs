@@ -161,6 +161,8 @@ pub struct Controller {
     /// Bounds on the flight found by congestive losses, in bytes; `u64::MAX` without one.
     high: u64,
     low: u64,
+    /// The round of the last congestive loss.
+    congested_round: u64,
     /// The longest round trip, over periods of [`MAX_RTT_PERIOD`].
     max_rtt: MaxFilter,
     max_rtt_time: Micros,
@@ -205,6 +207,7 @@ impl Controller {
             extra_bytes: 0,
             high: u64::MAX,
             low: u64::MAX,
+            congested_round: 0,
             max_rtt: MaxFilter::default(),
             max_rtt_time: now,
             recent_rtt: (Micros::MAX, Micros::MAX),
@@ -332,16 +335,19 @@ impl Controller {
         self.round.lost += outcome.lost_bytes;
         if congestive {
             self.round.congested_in_flight = outcome.lost_in_flight;
+            self.congested_round = self.rounds;
         }
         let Some(sample) = outcome.rate else {
             return;
         };
         let mut rate = sample.rate();
-        if self.round.congested_in_flight == 0 {
+        if self.rounds > self.congested_round + 1 {
             // Losses by chance are capacity as well: the path had to carry what it lost.
-            let lost = sample.lost.min(sample.delivered);
+            let lost = sample.lost.min(sample.delivered / 8);
             rate += lost.saturating_mul(1_000_000) / sample.interval.max(1);
         }
+        // A full path tells what it carries, even when all that was offered is on it.
+        let app_limited = sample.app_limited && sample.in_flight < self.bdp(1.0);
         let round_start = sample.prior_delivered >= self.next_round;
         if round_start {
             self.next_round = view.delivered;
@@ -349,12 +355,12 @@ impl Controller {
         }
         // A sample over less than a round trip tells how ACKs were bunched (section 4.1.1.2).
         let whole = self.min_rtt.is_none_or(|rtt| sample.interval >= rtt);
-        if whole && (!sample.app_limited || rate >= self.bandwidth()) {
+        if whole && (!app_limited || rate >= self.bandwidth()) {
             self.bandwidth.update(rate);
         }
         self.note_extra(outcome.acked_bytes, now);
         if round_start {
-            self.end_round(sample.app_limited, now);
+            self.end_round(app_limited, now);
         }
         self.note_min_rtt(outcome.rtt_sample, view, now);
         self.step(round_start, view, now);

@@ -93,7 +93,11 @@ fn trace() {
     );
     path.loss = get("LOSS", 0.0);
     let mut sim = Sim::new(path);
-    let tunnel = sim.tunnel(Source::Bulk, ACKS, 0);
+    let tunnel = match get("INNER", 0.0) as usize {
+        0 => sim.tunnel(Source::Bulk, ACKS, 0),
+        1 => sim.tunnel_with(&[Kind::Reno], false, ACKS, 0),
+        count => sim.tunnel_with(&vec![Kind::Cubic; count - 1], false, ACKS, 0),
+    };
     let tcp = match get("TCP", 1.0) as u32 {
         0 => None,
         1 => Some(sim.tcp(Kind::Cubic, 5 * SECOND)),
