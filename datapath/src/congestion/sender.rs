@@ -113,6 +113,11 @@ impl Sender {
         self.recovery.begin_path(now)
     }
 
+    /// Bytes of memory, those of the struct included.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() - size_of::<Recovery>() + self.recovery.memory()
+    }
+
     /// The packets.
     pub fn recovery(&self) -> &Recovery {
         &self.recovery

@@ -27,6 +27,8 @@ pub struct Path {
     pub reorder: f64,
     /// When the rate changes, and to what.
     pub steps: Vec<(Micros, u64)>,
+    /// Times without any path.
+    pub blackouts: Vec<(Micros, Micros)>,
 }
 
 impl Path {
@@ -38,6 +40,7 @@ impl Path {
             loss: 0.0,
             reorder: 0.0,
             steps: Vec::new(),
+            blackouts: Vec::new(),
         }
     }
 }
@@ -177,6 +180,8 @@ pub struct Tunnel {
     earned_at: Micros,
     /// Timers fire this much late.
     slop: Micros,
+    /// How long its thread runs, and does not.
+    duty: (Micros, Micros),
     wake_at: Micros,
     // The receiver.
     received: VecDeque<(u64, u64)>,
@@ -263,6 +268,7 @@ impl Sim {
                 earned: 0.0,
                 earned_at: start,
                 slop: 60,
+                duty: (1, 0),
                 wake_at: Micros::MAX,
                 received: VecDeque::new(),
                 unacked: 0,
@@ -298,6 +304,21 @@ impl Sim {
         let flow = self.flows.len() - 1;
         self.at(start, Event::Start { flow });
         flow
+    }
+
+    /// The threads of a tunnel run only part of the time.
+    pub fn set_duty(&mut self, flow: usize, on: Micros, off: Micros) {
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            tunnel.duty = (on, off);
+        }
+    }
+
+    /// Does something to the sender of a tunnel, which wakes up then.
+    pub fn with_sender(&mut self, flow: usize, act: impl FnOnce(&mut Sender, Micros)) {
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            act(&mut tunnel.sender, self.now);
+        }
+        self.send(flow);
     }
 
     pub fn sender(&self, flow: usize) -> &Sender {
@@ -431,6 +452,16 @@ impl Sim {
         let now = self.now;
         match &mut self.flows[flow] {
             Flow::Tunnel(tunnel) => {
+                let (on, off) = tunnel.duty;
+                let phase = now % (on + off);
+                if phase >= on {
+                    let at = now + on + off - phase;
+                    if tunnel.wake_at > at || tunnel.wake_at <= now {
+                        tunnel.wake_at = at;
+                        self.at(at, Event::Wake { flow });
+                    }
+                    return;
+                }
                 let (packets, wake) = tunnel.send(now);
                 if let Some(at) = wake {
                     self.at(at, Event::Wake { flow });
@@ -467,7 +498,13 @@ impl Sim {
     /// A packet comes to the bottleneck.
     fn enter(&mut self, packet: Packet) {
         self.counts[packet.flow].sent += packet.bytes;
-        if self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
+        let now = self.now;
+        let black = self
+            .path
+            .blackouts
+            .iter()
+            .any(|&(from, to)| (from..to).contains(&now));
+        if black || self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
             self.counts[packet.flow].dropped += packet.bytes;
             return;
         }
