@@ -28,14 +28,12 @@ const MIN_WINDOW: u64 = 4 * PACKET;
 const MAX_QUANTUM: u64 = 65_536;
 /// The round trip for pacing the first window, before one is measured.
 const FIRST_RTT: Micros = 20_000;
-/// How much acknowledgements may wait and wake-ups may be late: time that the window covers beyond
-/// the round trip.
-const ACK_SLACK: Micros = 1_000;
-/// How long an unused permission to send is kept at least and, on fast paths, at most.
-const BURST: Micros = 1_000;
-const MAX_BURST: Micros = 4_000;
+/// How much later than expected acknowledgements and wake-ups may come, at least and, on fast
+/// paths, at most.
+const SLACK: Micros = 1_000;
+const MAX_SLACK: Micros = 4_000;
 /// Bytes per second for each millisecond more of it.
-const BURST_STEP: u64 = 125_000_000;
+const SLACK_STEP: u64 = 125_000_000;
 /// How old the least round trip may become: draft-ietf-ccwg-bbr, `MinRTTFilterLen`.
 const MIN_RTT_LIFE: Micros = 10_000_000;
 /// `ProbeRTTDuration`.
@@ -249,7 +247,7 @@ impl Controller {
     pub fn pacing_rate(&self) -> u64 {
         let bandwidth = self.bandwidth();
         if bandwidth == 0 {
-            let rtt = self.min_rtt.unwrap_or(FIRST_RTT).max(ACK_SLACK);
+            let rtt = self.min_rtt.unwrap_or(FIRST_RTT).max(SLACK);
             return (2.77 * INITIAL_WINDOW as f64 * 1e6 / rtt as f64) as u64;
         }
         // 1 % less than the bandwidth (draft-ietf-ccwg-bbr, `PacingMarginPercent`), so that a
@@ -271,20 +269,24 @@ impl Controller {
 
     /// `bdp` and what batching at both ends needs on top of it.
     fn target(&self, gain: f64) -> u64 {
-        let slack = self.bandwidth().saturating_mul(ACK_SLACK) / 1_000_000;
+        let slack = self.bandwidth().saturating_mul(self.slack()) / 1_000_000;
         (self.bdp(gain) + slack + 3 * self.quantum()).max(MIN_WINDOW)
     }
 
+    /// How late acknowledgements and wake-ups may be without an effect on the rate. On a fast path
+    /// a late one costs much, and a burst little.
+    fn slack(&self) -> Micros {
+        (SLACK + self.bandwidth().saturating_mul(1_000) / SLACK_STEP).min(MAX_SLACK)
+    }
+
     fn depth(&self) -> i64 {
-        // On a fast path, a late wake-up costs much and a burst costs little.
-        let rate = self.pacing_rate();
-        let time = (BURST + rate.saturating_mul(1_000) / BURST_STEP).min(MAX_BURST);
-        signed(self.quantum() + rate.saturating_mul(time) / 1_000_000)
+        let burst = self.pacing_rate().saturating_mul(self.slack()) / 1_000_000;
+        signed(self.quantum() + burst)
     }
 
     /// The permission to send as of now, and whether some of it went unused.
     fn tokens(&self, now: Micros) -> (i64, bool) {
-        let passed = now.saturating_sub(self.tokens_time).min(10_000_000);
+        let passed = now.saturating_sub(self.tokens_time);
         let earned = self.pacing_rate().saturating_mul(passed) / 1_000_000;
         let tokens = self.tokens.saturating_add(signed(earned));
         let depth = self.depth();
@@ -319,7 +321,9 @@ impl Controller {
     /// the controller that limits the rate.
     fn on_sent(&mut self, bytes: u64, now: Micros) -> bool {
         let (tokens, unused) = self.tokens(now);
-        self.tokens = tokens.saturating_sub(signed(bytes));
+        // Who sends without asking does not have to be silent for ever.
+        let debt = signed(self.window);
+        self.tokens = tokens.saturating_sub(signed(bytes)).max(-debt);
         self.tokens_time = now;
         unused
     }
@@ -539,7 +543,7 @@ impl Controller {
 
     /// The flight with which the path is full and the queue empty.
     fn drained(&self) -> u64 {
-        let slack = self.bandwidth().saturating_mul(ACK_SLACK) / 1_000_000;
+        let slack = self.bandwidth().saturating_mul(SLACK) / 1_000_000;
         (self.bdp(1.0) + slack + self.quantum()).max(MIN_WINDOW)
     }
 
