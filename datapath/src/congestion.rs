@@ -34,6 +34,8 @@ const SLACK: Micros = 1_000;
 const MAX_SLACK: Micros = 4_000;
 /// Bytes per second for each millisecond more of it.
 const SLACK_STEP: u64 = 125_000_000;
+/// A shorter pause without anything in flight means nothing.
+const IDLE: Micros = 10_000;
 /// How old the least round trip may become: draft-ietf-ccwg-bbr, `MinRTTFilterLen`.
 const MIN_RTT_LIFE: Micros = 10_000_000;
 /// `ProbeRTTDuration`.
@@ -468,7 +470,7 @@ impl Controller {
         // it never was for ten rounds, there are others in it, or the path became longer.
         let recent = self.recent_rtt.0.min(self.recent_rtt.1);
         let doubtful = self.recent_rtt.1 != Micros::MAX
-            && recent > self.min_rtt.unwrap_or(0).saturating_mul(2) + 2_000;
+            && recent > self.min_rtt.unwrap_or(0).saturating_mul(2) + 2 * self.slack();
         let expired = doubtful || now.saturating_sub(self.min_rtt_time) > MIN_RTT_LIFE;
         if expired && self.state != State::ProbeRtt && sample.is_some() {
             self.enter(State::ProbeRtt, now);
@@ -616,6 +618,10 @@ impl Controller {
 
     /// Sending begins again after a pause without anything in flight.
     fn on_idle_restart(&mut self, now: Micros) {
+        let pause = now.saturating_sub(self.tokens_time);
+        if pause < self.min_rtt.unwrap_or(0).max(IDLE) {
+            return;
+        }
         self.extra_bytes = 0;
         self.extra_start = now;
         if now.saturating_sub(self.min_rtt_time) > MIN_RTT_LIFE {

@@ -460,7 +460,14 @@ fn trace() {
     path.loss = get("LOSS", 0.0);
     let mut sim = Sim::new(path);
     let tunnel = match get("INNER", 0.0) as usize {
-        0 => sim.tunnel(Source::Bulk, ACKS, 0),
+        0 => sim.tunnel(
+            Source::Bulk,
+            Acks {
+                every: get("EVERY", 32.0) as u32,
+                delay: get("DELAY", 1000.0) as u64,
+            },
+            0,
+        ),
         1 => sim.tunnel_with(&[Kind::Reno], false, ACKS, 0),
         count => sim.tunnel_with(&vec![Kind::Cubic; count - 1], false, ACKS, 0),
     };
@@ -490,7 +497,12 @@ fn trace() {
             c.low.min(99_999 * 1400) / 1400,
             sim.delay(0.5, now.saturating_sub(back), now),
             sim.lost(tunnel) * 100.0,
-            if c.contested { "contested" } else { "" },
+            format!(
+                "extra {}+{} {}",
+                c.extra_acked.current / 1400,
+                c.extra_acked.previous / 1400,
+                if c.contested { "contested" } else { "" }
+            ),
         );
         time += step;
     }
