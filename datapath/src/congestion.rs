@@ -368,7 +368,10 @@ impl Controller {
         if round_start {
             self.end_round(app_limited, now);
         }
-        self.note_min_rtt(outcome.rtt_sample, view, now);
+        let light = outcome.rtt_sample.is_some()
+            && sample.app_limited
+            && sample.in_flight <= self.target(0.5);
+        self.note_min_rtt(outcome.rtt_sample, light, view, now);
         self.step(round_start, view, now);
         self.set_window(outcome.acked_bytes);
     }
@@ -454,7 +457,8 @@ impl Controller {
         outcome.lost_packets > 0 && queue >= (least / 16).max(1_000) && queue >= longest / 4 * 3
     }
 
-    fn note_min_rtt(&mut self, sample: Option<Micros>, view: View, now: Micros) {
+    /// Section 5.5.5. `light` says that the packet of the sample left with little in flight.
+    fn note_min_rtt(&mut self, sample: Option<Micros>, light: bool, view: View, now: Micros) {
         if let Some(rtt) = sample {
             let least = self.min_rtt.unwrap_or(Micros::MAX);
             if rtt < least {
@@ -472,7 +476,11 @@ impl Controller {
         let doubtful = self.recent_rtt.1 != Micros::MAX
             && recent > self.min_rtt.unwrap_or(0).saturating_mul(2) + 2 * self.slack();
         let expired = doubtful || now.saturating_sub(self.min_rtt_time) > MIN_RTT_LIFE;
-        if expired && self.state != State::ProbeRtt && sample.is_some() {
+        if expired && light && self.state != State::ProbeRtt {
+            // What was in flight lately made no queue: there is no need to hold back for it.
+            self.min_rtt = Some(recent);
+            self.min_rtt_time = now;
+        } else if expired && self.state != State::ProbeRtt && sample.is_some() {
             self.enter(State::ProbeRtt, now);
             self.probe_rtt_done = None;
             self.probe_rtt_min = Micros::MAX;
@@ -506,7 +514,7 @@ impl Controller {
         match self.state {
             State::Startup if self.filled => self.enter(State::Drain, now),
             State::Drain if view.in_flight <= self.drained() || rounds >= 5 => {
-                self.enter(State::Cruise, now)
+                self.enter(State::Cruise, now);
             }
             State::Down
                 if view.in_flight <= self.drained().min(self.headroom())

@@ -484,8 +484,8 @@ fn trace() {
         let back = (step.max(0.1) * 1e6) as Micros;
         let c = sim.sender(tunnel).controller();
         println!(
-            "{time:6.2} {:8} bw {:6.1} got {:6.1} tcp {:6.1} min {:6.1} max {:6.1} win {:4} fly {:4} high {:5} low {:5} queue {:6.1} lost {:.2} {}",
-            format!("{:?}", c.state),
+            "{time:6.2} {:?} bw {:6.1} got {:6.1} tcp {:6.1} min {:6.1} max {:6.1} win {:4} fly {:4} high {:5} low {:5} queue {:6.1} lost {:.2} {}",
+            c.state,
             c.bandwidth() as f64 * 8e-6,
             sim.mbits(tunnel, now.saturating_sub(back), now),
             tcp.map_or(0.0, |tcp| sim.mbits(tcp, now.saturating_sub(back), now)),
@@ -497,12 +497,7 @@ fn trace() {
             c.low.min(99_999 * 1400) / 1400,
             sim.delay(0.5, now.saturating_sub(back), now),
             sim.lost(tunnel) * 100.0,
-            format!(
-                "extra {}+{} {}",
-                c.extra_acked.current / 1400,
-                c.extra_acked.previous / 1400,
-                if c.contested { "contested" } else { "" }
-            ),
+            if c.contested { "contested" } else { "" },
         );
         time += step;
     }
