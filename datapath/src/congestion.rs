@@ -7,6 +7,20 @@
 //! Losses count only when they come with a growing delay, or are far more than usual.
 //!
 //! [`Sender`] is what an engine calls; [`Controller`] is the model inside of it.
+//!
+//! Where it departs from the draft, and why (the simulator in the tests measures each):
+//!
+//! - Bandwidth is remembered for 5 to 10 round trips, not for two cycles of seconds, and cycles
+//!   take about 10 round trips while nobody contests the path: a slower path is noticed sooner.
+//! - A loss counts as congestion when the round trip around it is near the longest of the last
+//!   seconds: a queue that drops is a full one. The share of lost packets does not matter, so that
+//!   1 or 5 % of random loss cost what was lost, and TCP, which halves at 0.1 %, keeps its share.
+//!   Other losses count as delivered where bandwidth is measured.
+//! - After such a loss, the next probe waits for as many round trips as Reno would need. Where a
+//!   probe raised the bandwidth by a sixth or more, the next one follows at once.
+//! - When no round trip in ten was near the least, the least is measured anew at once and not after
+//!   10 seconds: others are in the queue, and their queue is to be counted in.
+//! - A full path tells its bandwidth even when the sender has no more to send.
 
 mod sender;
 #[cfg(test)]
@@ -359,7 +373,7 @@ impl Controller {
             self.next_round = view.delivered;
             self.rounds += 1;
         }
-        // A sample over less than a round trip tells how ACKs were bunched (section 4.1.1.2).
+        // A sample over less than a round trip tells how ACKs were bunched, and no rate.
         let whole = self.min_rtt.is_none_or(|rtt| sample.interval >= rtt);
         if whole && (!app_limited || rate >= self.bandwidth()) {
             self.bandwidth.update(rate);
@@ -376,7 +390,7 @@ impl Controller {
         self.set_window(outcome.acked_bytes);
     }
 
-    /// Section 5.5.9: how bunched acknowledgements are.
+    /// How bunched acknowledgements are: `UpdateACKAggregation`.
     fn note_extra(&mut self, acked: u64, now: Micros) {
         let passed = now.saturating_sub(self.extra_start);
         let expected = self.bandwidth().saturating_mul(passed) / 1_000_000;
@@ -404,7 +418,7 @@ impl Controller {
         }
         let congested = round.congested_in_flight > 0;
         if !self.filled && !app_limited {
-            // Section 5.3.1.2.
+            // `CheckFullBWReached`.
             if self.bandwidth() >= self.full_bandwidth + self.full_bandwidth / 4 {
                 self.full_bandwidth = self.bandwidth();
                 self.full_rounds = 0;
@@ -457,7 +471,7 @@ impl Controller {
         outcome.lost_packets > 0 && queue >= (least / 16).max(1_000) && queue >= longest / 4 * 3
     }
 
-    /// Section 5.5.5. `light` says that the packet of the sample left with little in flight.
+    /// `UpdateMinRTT` and `UpdateProbeRTT`. `light` says that the packet of the sample left with little in flight.
     fn note_min_rtt(&mut self, sample: Option<Micros>, light: bool, view: View, now: Micros) {
         if let Some(rtt) = sample {
             let least = self.min_rtt.unwrap_or(Micros::MAX);
@@ -561,7 +575,8 @@ impl Controller {
         let rounds = self.rounds - self.state_round;
         let time = now.saturating_sub(self.state_time);
         if self.contested {
-            // About as often as Reno and CUBIC come back to what they lost (section 5.3.3.5.2).
+            // About as often as Reno and CUBIC come back to what they lost
+            // (`IsRenoCoexistenceProbeTime`).
             let reno = (self.bdp(1.0).min(self.window) / PACKET).clamp(8, 63);
             return rounds >= reno || time >= 1_500_000 + self.random % 1_000_000;
         }

@@ -502,3 +502,59 @@ fn trace() {
         time += step;
     }
 }
+
+#[test]
+#[ignore = "measures; run it with --release"]
+fn what_a_packet_costs() {
+    use crate::fq_codel::{Config, FqCodel};
+    use std::hint::black_box;
+    use std::time::Instant;
+
+    const COUNT: u64 = 45 * 100_000;
+    let start = Instant::now();
+    let mut sender = Sender::new(0, 0);
+    let (mut number, mut now) = (0, 0);
+    while number < COUNT {
+        now += 60;
+        black_box(sender.allowance(now));
+        sender.sent_batch(number, 45, 1400, 1400, true, now);
+        number += 45;
+        if number % 90 == 0 {
+            sender.acked([(0, number - 450.min(number))], 0, now);
+        }
+    }
+    let each = start.elapsed().as_nanos() / u128::from(COUNT);
+    println!("a packet in a batch of 45, an ACK for 90: {each} ns");
+
+    let start = Instant::now();
+    let mut sender = Sender::new(0, 0);
+    for number in 0..COUNT {
+        black_box(sender.allowance(number * 8));
+        sender.sent(number, 84, true, number * 8);
+        if number % 32 == 0 {
+            sender.acked([(0, number.saturating_sub(100))], 0, number * 8);
+        }
+    }
+    let each = start.elapsed().as_nanos() / u128::from(COUNT);
+    println!("a packet alone, an ACK for 32: {each} ns");
+
+    let mut queue = FqCodel::new(Config::default(), [1, 2]);
+    let mut packets: Vec<Vec<u8>> = (0..64)
+        .map(|flow| {
+            let mut packet = vec![0x45; 1400];
+            packet[20] = flow % 8;
+            packet
+        })
+        .collect();
+    let start = Instant::now();
+    for round in 0..COUNT / 64 {
+        for packet in packets.drain(..) {
+            queue.enqueue(packet, round * 100);
+        }
+        while let Some(packet) = queue.dequeue(round * 100 + 50) {
+            packets.push(packet);
+        }
+    }
+    let each = start.elapsed().as_nanos() / u128::from(COUNT);
+    println!("a packet through the flow queue: {each} ns");
+}
