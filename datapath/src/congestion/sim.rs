@@ -25,6 +25,8 @@ pub struct Path {
     pub loss: f64,
     /// Share of packets that take `rtt / 4` longer.
     pub reorder: f64,
+    /// Up to this much is added to the delay, without reordering.
+    pub jitter: Micros,
     /// When the rate changes, and to what.
     pub steps: Vec<(Micros, u64)>,
     /// Times without any path.
@@ -39,6 +41,7 @@ impl Path {
             rtt: (rtt_ms * 1000.0) as Micros,
             loss: 0.0,
             reorder: 0.0,
+            jitter: 0,
             steps: Vec::new(),
             blackouts: Vec::new(),
         }
@@ -230,6 +233,7 @@ pub struct Sim {
     pub counts: Vec<Count>,
     random: u64,
     fraction: u64,
+    arrival: Micros,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
     /// Round trips of pings inside of tunnels: (time, round trip).
@@ -247,6 +251,7 @@ impl Sim {
             counts: Vec::new(),
             random: 88_172_645_463_325_252,
             fraction: 0,
+            arrival: 0,
             delays: Vec::new(),
             pings: Vec::new(),
             path,
@@ -532,6 +537,16 @@ impl Sim {
         let mut delay = self.path.rtt / 2;
         if self.chance(self.path.reorder) {
             delay += self.path.rtt / 4;
+        }
+        if self.path.jitter > 0 {
+            // Bursts as of a radio link: most packets wait for a few.
+            let extra = if self.chance(0.05) {
+                self.random % self.path.jitter
+            } else {
+                0
+            };
+            self.arrival = self.arrival.max(self.now + delay + extra);
+            delay = self.arrival - self.now;
         }
         let Packet {
             flow,

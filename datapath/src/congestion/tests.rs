@@ -98,6 +98,19 @@ fn packets_that_overtake_each_other_cost_nothing() {
     }
 }
 
+#[test]
+fn a_delay_that_jitters_costs_little() {
+    for (jitter, loss) in [(5_000, 0.0), (20_000, 0.0), (20_000, 0.01)] {
+        let mut path = Path::new(50.0, 1000, 20.0);
+        path.jitter = jitter;
+        path.loss = loss;
+        let name = format!("20 to {} ms, {} % lost", 20 + jitter / 1000, loss * 100.0);
+        let seen = bulk(&name, path, ACKS, 25);
+        assert!(seen.mbits > 45.0, "{name}");
+        assert!(seen.high < 50.0, "{name}");
+    }
+}
+
 /// The tunnel's share over that of a TCP flow which comes later.
 fn against(kind: Kind, path: Path, start: Micros) -> f64 {
     let (mbits, queue, rtt) = (path.rate as f64 * 8e-6, path.queue, path.rtt / 1000);
