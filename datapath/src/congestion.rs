@@ -62,6 +62,9 @@ const HEADROOM: (u64, u64) = (17, 20);
 /// By how many percent a probe must raise the bandwidth for the next one to follow at once. With
 /// a gain of 1.25, it does on a path with room, and where others have two thirds of it.
 const GROWTH: u64 = 15;
+/// The bandwidth is believed to be above the average by one part of this many, where there was a
+/// queue all the time.
+const AVERAGE_MARGIN: u64 = 50;
 /// Half of the time for which the longest round trip is remembered.
 const MAX_RTT_PERIOD: Micros = 5_000_000;
 
@@ -135,6 +138,16 @@ struct Round {
     congested_in_flight: u64,
 }
 
+/// When the period of the maximum filters began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Period {
+    round: u64,
+    time: Micros,
+    delivered: u64,
+    /// Something since then was limited by what was offered.
+    app_limited: bool,
+}
+
 /// What [`Sender`] tells the controller of the packets.
 #[derive(Clone, Copy, Debug)]
 struct View {
@@ -154,8 +167,7 @@ pub struct Controller {
 
     /// Bytes per second.
     bandwidth: MaxFilter,
-    /// Rounds and time when the period of the maximum filters began.
-    period: (u64, Micros),
+    period: Period,
     min_rtt: Option<Micros>,
     min_rtt_time: Micros,
 
@@ -207,7 +219,10 @@ impl Controller {
             state: State::Startup,
             window: INITIAL_WINDOW,
             bandwidth: MaxFilter::default(),
-            period: (0, now),
+            period: Period {
+                time: now,
+                ..Period::default()
+            },
             min_rtt: None,
             min_rtt_time: now,
             rounds: 0,
@@ -375,12 +390,13 @@ impl Controller {
         }
         // A sample over less than a round trip tells how ACKs were bunched, and no rate.
         let whole = self.min_rtt.is_none_or(|rtt| sample.interval >= rtt);
+        self.period.app_limited |= app_limited;
         if whole && (!app_limited || rate >= self.bandwidth()) {
             self.bandwidth.update(rate);
         }
         self.note_extra(outcome.acked_bytes, now);
         if round_start {
-            self.end_round(app_limited, now);
+            self.end_round(app_limited, view, now);
         }
         let light = outcome.rtt_sample.is_some()
             && sample.app_limited
@@ -405,16 +421,37 @@ impl Controller {
         self.extra_acked.update(extra);
     }
 
-    fn end_round(&mut self, app_limited: bool, now: Micros) {
+    fn end_period(&mut self, view: View, now: Micros) {
+        let min_rtt = self.min_rtt.unwrap_or(0);
+        let backlog = self.recent_rtt.0 != Micros::MAX
+            && self.recent_rtt.0 > min_rtt + (min_rtt / 16).max(1_000);
+        if backlog && self.filled && !self.period.app_limited && !self.contested {
+            // There was a queue all the time: the average is what the path gave, and what is above
+            // it came of acknowledgements in bunches.
+            let bytes = view.delivered.saturating_sub(self.period.delivered);
+            let time = now.saturating_sub(self.period.time).max(1);
+            let average = bytes.saturating_mul(1_000_000) / time;
+            let limit = average + average / AVERAGE_MARGIN;
+            self.bandwidth.current = self.bandwidth.current.min(limit);
+        }
+        self.period = Period {
+            round: self.rounds,
+            time: now,
+            delivered: view.delivered,
+            app_limited: false,
+        };
+        self.bandwidth.advance();
+        self.extra_acked.advance();
+        self.recent_rtt = (Micros::MAX, self.recent_rtt.0);
+    }
+
+    fn end_round(&mut self, app_limited: bool, view: View, now: Micros) {
         let round = std::mem::take(&mut self.round);
-        if self.rounds - self.period.0 >= PERIOD_ROUNDS
-            && now.saturating_sub(self.period.1) >= PERIOD_TIME
+        if self.rounds - self.period.round >= PERIOD_ROUNDS
+            && now.saturating_sub(self.period.time) >= PERIOD_TIME
             && !app_limited
         {
-            self.period = (self.rounds, now);
-            self.bandwidth.advance();
-            self.extra_acked.advance();
-            self.recent_rtt = (Micros::MAX, self.recent_rtt.0);
+            self.end_period(view, now);
         }
         let congested = round.congested_in_flight > 0;
         if !self.filled && !app_limited {
