@@ -77,7 +77,7 @@ const EMPTY: Block = Block {
 };
 
 /// What was sent at nearly the same time, with a snapshot of the connection at its first packet
-/// (draft-ietf-ccwg-bbr section 4.1.1.2.2, per-packet state).
+/// (draft-ietf-ccwg-bbr, "Delivery Rate Samples").
 #[derive(Clone, Debug)]
 struct Batch {
     first: u64,
@@ -99,7 +99,7 @@ impl Batch {
     }
 }
 
-/// A sample of the delivery rate: draft-ietf-ccwg-bbr section 4.1.
+/// A sample of the delivery rate: draft-ietf-ccwg-bbr, "Delivery Rate Samples".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSample {
     /// Bytes delivered over `interval`.
@@ -248,7 +248,8 @@ impl Recovery {
     }
 
     /// `count` packets with consecutive numbers from `first` on went out together: as one buffer
-    /// with `UDP_SEGMENT`, where all have `bytes` bytes except the last with `last_bytes`.
+    /// with `UDP_SEGMENT`, where all have `bytes` bytes except the last with `last_bytes`. See
+    /// [`Recovery::sent`].
     pub fn sent_batch(
         &mut self,
         first: u64,
@@ -722,7 +723,7 @@ impl Recovery {
     }
 
     /// What was sent so far was all there was: delivery rates measured until it is delivered do not
-    /// tell what the path can carry (draft-ietf-ccwg-bbr section 4.1.2.4).
+    /// tell what the path can carry (draft-ietf-ccwg-bbr, `MarkConnectionAppLimited`).
     pub fn app_limited(&mut self) {
         self.app_limited_until = (self.delivered + self.bytes).max(1);
     }

@@ -78,9 +78,8 @@ impl Sender {
     where
         I: IntoIterator<Item = (u64, u64)>,
     {
-        let window_limited = self.window_limited();
         let outcome = self.recovery.acked(ranges, ack_delay, now);
-        self.tell(&outcome, window_limited, now);
+        self.tell(&outcome, now);
         outcome
     }
 
@@ -91,24 +90,18 @@ impl Sender {
 
     /// Time passed: see [`Recovery::on_timer`].
     pub fn on_timer(&mut self, now: Micros) -> Outcome {
-        let window_limited = self.window_limited();
         let outcome = self.recovery.on_timer(now);
-        self.tell(&outcome, window_limited, now);
+        self.tell(&outcome, now);
         outcome
     }
 
-    fn window_limited(&self) -> bool {
-        self.controller.windowed(self.recovery.bytes_in_flight()) == 0
-    }
-
-    fn tell(&mut self, outcome: &Outcome, window_limited: bool, now: Micros) {
+    fn tell(&mut self, outcome: &Outcome, now: Micros) {
         if outcome.acked_packets + outcome.lost_packets + outcome.spurious_packets == 0 {
             return;
         }
         let view = View {
             in_flight: self.recovery.bytes_in_flight(),
             delivered: self.recovery.delivered(),
-            window_limited,
         };
         self.controller.on_outcome(outcome, view, now);
     }
@@ -118,6 +111,11 @@ impl Sender {
     pub fn begin_path(&mut self, now: Micros) -> (u32, u64) {
         self.controller = Controller::new(now);
         self.recovery.begin_path(now)
+    }
+
+    /// Bytes of memory, those of the struct included.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() - size_of::<Recovery>() + self.recovery.memory()
     }
 
     /// The packets.

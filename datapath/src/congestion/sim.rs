@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::Sender;
+use crate::fq_codel::{Config, FqCodel, Packet as Queued};
 use crate::recovery::Micros;
 
 /// The path that all flows share.
@@ -24,8 +25,12 @@ pub struct Path {
     pub loss: f64,
     /// Share of packets that take `rtt / 4` longer.
     pub reorder: f64,
+    /// Up to this much is added to the delay, without reordering.
+    pub jitter: Micros,
     /// When the rate changes, and to what.
     pub steps: Vec<(Micros, u64)>,
+    /// Times without any path.
+    pub blackouts: Vec<(Micros, Micros)>,
 }
 
 impl Path {
@@ -36,7 +41,9 @@ impl Path {
             rtt: (rtt_ms * 1000.0) as Micros,
             loss: 0.0,
             reorder: 0.0,
+            jitter: 0,
             steps: Vec::new(),
+            blackouts: Vec::new(),
         }
     }
 }
@@ -46,6 +53,8 @@ impl Path {
 pub enum Source {
     Bulk,
     /// Bytes per second while on, and how long it is on and off.
+    /// TCP flows and a ping inside of the tunnel, through a flow queue.
+    Inner,
     OnOff {
         rate: u64,
         on: Micros,
@@ -99,24 +108,83 @@ enum Event {
     Start {
         flow: usize,
     },
-    Stop {
+    Ping {
         flow: usize,
+    },
+    InnerAck {
+        flow: usize,
+        packet: InnerPacket,
     },
     Step {
         rate: u64,
     },
 }
 
+/// A packet inside of a tunnel: of a TCP flow, or a ping.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct InnerPacket {
+    flow: usize,
+    number: u64,
+    born: Micros,
+    header: [u8; 28],
+    bytes: u64,
+}
+
+const PING: usize = usize::MAX;
+
+impl InnerPacket {
+    fn new(flow: usize, number: u64, bytes: u64, born: Micros, ecn: u8) -> Self {
+        let mut header = [0; 28];
+        header[0] = 0x45;
+        header[1] = ecn;
+        header[9] = 17;
+        header[20] = flow as u8;
+        InnerPacket {
+            flow,
+            number,
+            born,
+            header,
+            bytes,
+        }
+    }
+}
+
+impl Queued for InnerPacket {
+    fn size(&self) -> usize {
+        self.bytes as usize
+    }
+
+    fn ip(&self) -> &[u8] {
+        &self.header
+    }
+
+    fn ip_mut(&mut self) -> &mut [u8] {
+        &mut self.header
+    }
+}
+
+/// What is inside of a tunnel.
+struct Inner {
+    queue: FqCodel<InnerPacket>,
+    flows: Vec<Tcp>,
+    ecn: bool,
+    /// By outer packet number.
+    carried: std::collections::BTreeMap<u64, InnerPacket>,
+}
+
 /// The sending and the receiving end of one tunnel.
 pub struct Tunnel {
     pub sender: Sender,
     source: Source,
+    inner: Option<Inner>,
     acks: Acks,
     next: u64,
     earned: f64,
     earned_at: Micros,
     /// Timers fire this much late.
     slop: Micros,
+    /// How long its thread runs, and does not.
+    duty: (Micros, Micros),
     wake_at: Micros,
     // The receiver.
     received: VecDeque<(u64, u64)>,
@@ -165,8 +233,11 @@ pub struct Sim {
     pub counts: Vec<Count>,
     random: u64,
     fraction: u64,
+    arrival: Micros,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
+    /// Round trips of pings inside of tunnels: (time, round trip).
+    pub pings: Vec<(Micros, Micros)>,
 }
 
 impl Sim {
@@ -180,7 +251,9 @@ impl Sim {
             counts: Vec::new(),
             random: 88_172_645_463_325_252,
             fraction: 0,
+            arrival: 0,
             delays: Vec::new(),
+            pings: Vec::new(),
             path,
         };
         for (time, rate) in sim.path.steps.clone() {
@@ -194,11 +267,13 @@ impl Sim {
             Flow::Tunnel(Box::new(Tunnel {
                 sender: Sender::new(0, start),
                 source,
+                inner: None,
                 acks,
                 next: 0,
                 earned: 0.0,
                 earned_at: start,
                 slop: 60,
+                duty: (1, 0),
                 wake_at: Micros::MAX,
                 received: VecDeque::new(),
                 unacked: 0,
@@ -209,22 +284,23 @@ impl Sim {
         )
     }
 
+    /// A tunnel with TCP flows and a ping inside.
+    pub fn tunnel_with(&mut self, kinds: &[Kind], ecn: bool, acks: Acks, start: Micros) -> usize {
+        let flow = self.tunnel(Source::Inner, acks, start);
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            tunnel.inner = Some(Inner {
+                queue: FqCodel::new(Config::default(), [1, 2]),
+                flows: kinds.iter().map(|&kind| Tcp::new(kind, start)).collect(),
+                ecn,
+                carried: std::collections::BTreeMap::new(),
+            });
+        }
+        self.at(start, Event::Ping { flow });
+        flow
+    }
+
     pub fn tcp(&mut self, kind: Kind, start: Micros) -> usize {
-        self.add(
-            Flow::Tcp(Tcp {
-                kind,
-                window: 10.0,
-                threshold: f64::MAX,
-                in_flight: VecDeque::new(),
-                next: 0,
-                recover: 0,
-                w_max: 0.0,
-                epoch: None,
-                srtt: 0.0,
-                last_progress: start,
-            }),
-            start,
-        )
+        self.add(Flow::Tcp(Tcp::new(kind, start)), start)
     }
 
     fn add(&mut self, flow: Flow, start: Micros) -> usize {
@@ -235,8 +311,19 @@ impl Sim {
         flow
     }
 
-    pub fn stop(&mut self, flow: usize, at: Micros) {
-        self.at(at, Event::Stop { flow });
+    /// The threads of a tunnel run only part of the time.
+    pub fn set_duty(&mut self, flow: usize, on: Micros, off: Micros) {
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            tunnel.duty = (on, off);
+        }
+    }
+
+    /// Does something to the sender of a tunnel, which wakes up then.
+    pub fn with_sender(&mut self, flow: usize, act: impl FnOnce(&mut Sender, Micros)) {
+        if let Flow::Tunnel(tunnel) = &mut self.flows[flow] {
+            act(&mut tunnel.sender, self.now);
+        }
+        self.send(flow);
     }
 
     pub fn sender(&self, flow: usize) -> &Sender {
@@ -280,7 +367,38 @@ impl Sim {
                 self.counts[flow].running = true;
                 self.send(flow);
             }
-            Event::Stop { flow } => self.counts[flow].running = false,
+            Event::Ping { flow } => {
+                let now = self.now;
+                if let Flow::Tunnel(tunnel) = &mut self.flows[flow]
+                    && let Some(inner) = &mut tunnel.inner
+                {
+                    inner
+                        .queue
+                        .enqueue(InnerPacket::new(PING, 0, 84, now, 0), now);
+                    for tcp in &mut inner.flows {
+                        tcp.timeout(now);
+                    }
+                }
+                self.at(now + 50_000, Event::Ping { flow });
+                self.send(flow);
+            }
+            Event::InnerAck { flow, packet } => {
+                let now = self.now;
+                if packet.flow == PING {
+                    self.pings.push((now, now - packet.born));
+                    return;
+                }
+                if let Flow::Tunnel(tunnel) = &mut self.flows[flow]
+                    && let Some(inner) = &mut tunnel.inner
+                {
+                    let tcp = &mut inner.flows[packet.flow];
+                    if packet.header[1] == 3 {
+                        tcp.congested(packet.number);
+                    }
+                    tcp.acked(packet.number, now);
+                }
+                self.send(flow);
+            }
             Event::Wake { flow } => self.wake(flow),
             Event::Served => self.served(),
             Event::Arrived {
@@ -339,6 +457,16 @@ impl Sim {
         let now = self.now;
         match &mut self.flows[flow] {
             Flow::Tunnel(tunnel) => {
+                let (on, off) = tunnel.duty;
+                let phase = now % (on + off);
+                if phase >= on {
+                    let at = now + on + off - phase;
+                    if tunnel.wake_at > at || tunnel.wake_at <= now {
+                        tunnel.wake_at = at;
+                        self.at(at, Event::Wake { flow });
+                    }
+                    return;
+                }
                 let (packets, wake) = tunnel.send(now);
                 if let Some(at) = wake {
                     self.at(at, Event::Wake { flow });
@@ -353,12 +481,7 @@ impl Sim {
                 }
             }
             Flow::Tcp(tcp) => {
-                let mut numbers = Vec::new();
-                while (tcp.in_flight.len() as f64) < tcp.window {
-                    tcp.in_flight.push_back((tcp.next, now));
-                    numbers.push(tcp.next);
-                    tcp.next += 1;
-                }
+                let numbers = tcp.send(now);
                 if numbers.is_empty() && tcp.in_flight.is_empty() {
                     return;
                 }
@@ -380,7 +503,13 @@ impl Sim {
     /// A packet comes to the bottleneck.
     fn enter(&mut self, packet: Packet) {
         self.counts[packet.flow].sent += packet.bytes;
-        if self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
+        let now = self.now;
+        let black = self
+            .path
+            .blackouts
+            .iter()
+            .any(|&(from, to)| (from..to).contains(&now));
+        if black || self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
             self.counts[packet.flow].dropped += packet.bytes;
             return;
         }
@@ -408,6 +537,16 @@ impl Sim {
         let mut delay = self.path.rtt / 2;
         if self.chance(self.path.reorder) {
             delay += self.path.rtt / 4;
+        }
+        if self.path.jitter > 0 {
+            // Bursts as of a radio link: most packets wait for a few.
+            let extra = if self.chance(0.05) {
+                self.random % self.path.jitter
+            } else {
+                0
+            };
+            self.arrival = self.arrival.max(self.now + delay + extra);
+            delay = self.arrival - self.now;
         }
         let Packet {
             flow,
@@ -442,11 +581,18 @@ impl Sim {
         count.slots[slot] += bytes;
         match &mut self.flows[flow] {
             Flow::Tunnel(tunnel) => {
+                let carried = tunnel
+                    .inner
+                    .as_mut()
+                    .and_then(|inner| inner.carried.remove(&number));
                 let timer = tunnel.receive(number, now);
                 if tunnel.unacked >= tunnel.acks.every {
                     self.send_ack(flow);
                 } else if let Some(at) = timer {
                     self.at(at, Event::AckTimer { flow });
+                }
+                if let Some(packet) = carried {
+                    self.at(now + self.path.rtt / 2, Event::InnerAck { flow, packet });
                 }
             }
             Flow::Tcp(_) => {
@@ -491,19 +637,12 @@ impl Sim {
 
     /// The queue delay in milliseconds below which `share` of the packets stayed.
     pub fn delay(&self, share: f64, from: Micros, to: Micros) -> f64 {
-        let mut delays: Vec<_> = self
-            .delays
-            .iter()
-            .filter(|(time, _)| (from..to).contains(time))
-            .map(|(_, delay)| *delay)
-            .collect();
-        delays.sort_unstable();
-        let at = (delays.len() as f64 * share) as usize;
-        delays
-            .get(at.min(delays.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or(0) as f64
-            / 1000.0
+        quantile(&self.delays, share, from, to)
+    }
+
+    /// The round trip of pings in milliseconds below which `share` of them stayed.
+    pub fn ping(&self, share: f64, from: Micros, to: Micros) -> f64 {
+        quantile(&self.pings, share, from, to)
     }
 
     /// The share of a flow's bytes that was lost.
@@ -512,15 +651,54 @@ impl Sim {
     }
 }
 
+fn quantile(samples: &[(Micros, Micros)], share: f64, from: Micros, to: Micros) -> f64 {
+    let mut values: Vec<_> = samples
+        .iter()
+        .filter(|(time, _)| (from..to).contains(time))
+        .map(|(_, value)| *value)
+        .collect();
+    values.sort_unstable();
+    let at = (values.len() as f64 * share) as usize;
+    let at = at.min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(0) as f64 / 1000.0
+}
+
 impl Tunnel {
     /// Packets that leave now, and when to wake up.
     fn send(&mut self, now: Micros) -> (Vec<(u64, u64)>, Option<Micros>) {
         let mut packets = Vec::new();
         let mut source_wake = None;
+        if let Some(inner) = &mut self.inner {
+            for (flow, tcp) in inner.flows.iter_mut().enumerate() {
+                for number in tcp.send(now) {
+                    let ecn = if inner.ecn { 2 } else { 0 };
+                    let packet = InnerPacket::new(flow, number, PACKET - 40, now, ecn);
+                    inner.queue.enqueue(packet, now);
+                }
+            }
+        }
         loop {
             let allowance = self.sender.allowance(now) as u64;
             if allowance == 0 {
                 break;
+            }
+            if let Some(inner) = &mut self.inner {
+                let mut left = allowance;
+                while left > 0
+                    && let Some(packet) = inner.queue.dequeue(now)
+                {
+                    let bytes = packet.bytes + 40;
+                    self.sender.sent(self.next, bytes as u16, bytes > 1240, now);
+                    packets.push((self.next, bytes));
+                    inner.carried.insert(self.next, packet);
+                    self.next += 1;
+                    left = left.saturating_sub(bytes);
+                }
+                if inner.queue.is_empty() {
+                    self.sender.queue_empty();
+                    break;
+                }
+                continue;
             }
             let mut count = allowance.div_ceil(PACKET).min(45);
             if let Source::OnOff { rate, on, off } = self.source {
@@ -613,6 +791,49 @@ impl Tunnel {
 }
 
 impl Tcp {
+    fn new(kind: Kind, start: Micros) -> Self {
+        Tcp {
+            kind,
+            window: 10.0,
+            threshold: f64::MAX,
+            in_flight: VecDeque::new(),
+            next: 0,
+            recover: 0,
+            w_max: 0.0,
+            epoch: None,
+            srtt: 0.0,
+            last_progress: start,
+        }
+    }
+
+    /// Numbers that the window lets go.
+    fn send(&mut self, now: Micros) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        while (self.in_flight.len() as f64) < self.window {
+            self.in_flight.push_back((self.next, now));
+            numbers.push(self.next);
+            self.next += 1;
+        }
+        numbers
+    }
+
+    /// A loss or a mark.
+    fn congested(&mut self, number: u64) {
+        if number < self.recover {
+            return;
+        }
+        self.recover = self.next;
+        self.w_max = if self.window < self.w_max {
+            self.window * 0.85
+        } else {
+            self.window
+        };
+        self.window *= if self.kind == Kind::Cubic { 0.7 } else { 0.5 };
+        self.window = self.window.max(2.0);
+        self.threshold = self.window;
+        self.epoch = None;
+    }
+
     fn acked(&mut self, number: u64, now: Micros) {
         let Ok(at) = self.in_flight.binary_search_by_key(&number, |(n, _)| *n) else {
             return;
@@ -633,18 +854,7 @@ impl Tcp {
             self.in_flight.pop_front();
         }
         if let Some(lost) = lost {
-            if lost >= self.recover {
-                self.recover = self.next;
-                self.w_max = if self.window < self.w_max {
-                    self.window * 0.85
-                } else {
-                    self.window
-                };
-                self.window *= if self.kind == Kind::Cubic { 0.7 } else { 0.5 };
-                self.window = self.window.max(2.0);
-                self.threshold = self.window;
-                self.epoch = None;
-            }
+            self.congested(lost);
             return;
         }
         if number < self.recover {
