@@ -26,8 +26,9 @@ use crate::writer::Writer;
 
 /// Bytes of our connection IDs.
 pub const ID_SIZE: usize = 8;
-/// Super-packets taken from the TUN before the sockets have their turn.
-const TUN_BATCH: usize = 8;
+/// Packets, and bytes, taken from the TUN before the sockets have their turn.
+const TUN_BATCH: usize = 128;
+const TUN_BYTES: usize = 8 * SUPER_PACKET;
 /// Bytes that wait to go up, of UDP and of the TUN each.
 const UP_BYTES: usize = 4 << 20;
 /// Segments of a super-packet that go up because they are too big: the sender learns from one.
@@ -428,7 +429,11 @@ impl State {
     // From the TUN
 
     fn take_from_tun(&mut self, buffers: &mut Buffers, now: Micros) {
+        let mut bytes = 0;
         for _ in 0..TUN_BATCH {
+            if bytes >= TUN_BYTES {
+                break;
+            }
             let Some(tun) = self.tun.as_deref() else {
                 return;
             };
@@ -441,6 +446,7 @@ impl State {
                     break;
                 }
             };
+            bytes += size;
             let (header, packet) = buffers.tun[..size].split_at(VnetHeader::LEN.min(size));
             let segments = VnetHeader::parse(header)
                 .filter(|_| is_ip(packet))

@@ -334,6 +334,8 @@ impl PyEngine {
                             counters.rx_bytes,
                             session.sender.lost_packets,
                             counters.bad_source,
+                            session.queue.counters().codel,
+                            session.queue.counters().full,
                         ),
                         (session.received.next(), session.largest_direct),
                         (

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Micros;
-use crate::fq_codel::FqCodel;
+use crate::fq_codel::{Config, FqCodel};
 use crate::quic::{self, Keys, TAG};
 use crate::received::Received;
 use crate::rules::Rules;
@@ -108,7 +108,7 @@ pub struct Session {
     /// What was sent, and how fast more may be.
     pub sender: Sender,
     /// What waits to be sent.
-    pub queue: FqCodel,
+    pub queue: FqCodel<Vec<u8>>,
     /// What was moved.
     pub counters: Counters,
     /// When a packet of the peer was last opened.
@@ -172,7 +172,7 @@ impl Session {
             largest_direct: received.next().saturating_sub(1),
             received,
             sender,
-            queue: FqCodel::new(),
+            queue: FqCodel::new(Config::default(), seed()),
             counters: Counters::default(),
             last_received: now,
             unanswered: None,
@@ -314,6 +314,9 @@ impl Session {
     /// Let time pass, and see whether there is something to tell.
     pub fn on_timer(&mut self, now: Micros) -> Option<Event> {
         self.sender.on_timer(now);
+        if self.sender.timer().is_none() {
+            self.queue.shrink();
+        }
         if let Some(since) = self.unanswered {
             if !self.silence_told && now >= since + SILENCE {
                 self.silence_told = true;
@@ -387,6 +390,16 @@ impl Session {
         }
         true
     }
+}
+
+/// For the hash of flows, so that nobody can choose packets that share one.
+fn seed() -> [u64; 2] {
+    let mut bytes = [0; 16];
+    // Without random numbers nothing in here would be safe, and no keys would be there either.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    let (low, high) = bytes.split_at(8);
+    let number = |part: &[u8]| part.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    [number(low), number(high)]
 }
 
 /// Bytes below the full size that still count as large.

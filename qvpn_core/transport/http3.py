@@ -1148,7 +1148,17 @@ def _sum(slow: TunnelCounters, carried: CarriedStats) -> TunnelCounters:
         rx_bytes=slow.rx_bytes + carried.rx_bytes,
         lost_packets=slow.lost_packets + carried.lost_packets,
         bad_source=slow.bad_source + carried.bad_source,
-        dropped=slow.dropped,
+        dropped={
+            reason: count
+            for reason, count in (
+                slow.dropped
+                | {
+                    EXPIRED: slow.dropped.get(EXPIRED, 0) + carried.expired,
+                    FULL: slow.dropped.get(FULL, 0) + carried.full,
+                }
+            ).items()
+            if count
+        },
     )
 
 

@@ -86,8 +86,9 @@ class CarriedSetup:
 class CarriedStats(NamedTuple):
     """What an engine knows of a session; see `TunnelCounters`. Times are the loop's, in seconds.
 
-    `expected` is the packet number after the largest that arrived, `largest` the largest from the
-    address of the path. `unanswered_since` is None while the peer owes nothing.
+    `expired` and `full` are packets that the queue dropped. `expected` is the packet number after
+    the largest that arrived, `largest` the largest from the address of the path.
+    `unanswered_since` is None while the peer owes nothing.
     """
 
     tx_packets: int
@@ -96,6 +97,8 @@ class CarriedStats(NamedTuple):
     rx_bytes: int
     lost_packets: int
     bad_source: int
+    expired: int
+    full: int
     expected: int
     largest: int
     last_received: float
