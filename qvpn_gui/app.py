@@ -21,7 +21,7 @@ from PySide6.QtGui import QSessionManager
 from PySide6.QtWidgets import QApplication
 
 from qvpn_core.client.states import State
-from qvpn_gui import icons, instance, languages, settings
+from qvpn_gui import icons, instance, languages, settings, style
 from qvpn_gui.actions import Actions
 from qvpn_gui.bus import SessionBus
 from qvpn_gui.defects import Defects
@@ -263,6 +263,7 @@ def make_qt(arguments: list[str]) -> QApplication:
     qt = QApplication(arguments)
     qt.setApplicationName("qvpn")
     qt.setDesktopFileName(icons.APP)
+    style.install(qt)
     languages.install(qt, settings.load_settings().language)
     qt.setWindowIcon(icons.icon(icons.APP))
     return qt

@@ -126,7 +126,7 @@ class DiagnosticsDialog(QDialog):
 
 
 class ChecksPage(QWidget):
-    """A line for each check, the worst first to be seen by its mark and its words."""
+    """A line for each check, the worst first."""
 
     def __init__(self, words: DiagnosticsWords, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -168,7 +168,7 @@ class ChecksPage(QWidget):
         while (item := self._grid.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
                 widget.deleteLater()
-        for row, finding in enumerate(findings):
+        for row, finding in enumerate(sorted(findings, key=_weight)):
             self._show(row, finding)
         self._grid.setRowStretch(len(findings), 1)
 
@@ -191,6 +191,11 @@ class ChecksPage(QWidget):
             lines.addWidget(Text("→ " + sentence(finding.remedy) + "."))
         self._grid.addWidget(mark, row, 0, Qt.AlignmentFlag.AlignTop)
         self._grid.addWidget(words, row, 1)
+
+
+def _weight(finding: Finding) -> int:
+    """What needs somebody comes before what is well and what is not known."""
+    return ("bad", "warning", "good", "unknown").index(finding.verdict)
 
 
 class LogPage(QWidget):
@@ -243,7 +248,7 @@ class LogPage(QWidget):
         bar = self.text.verticalScrollBar()
         at_end = bar.value() == bar.maximum()
         lines = chosen_lines(text, self.level.currentData(), self.filter.text())
-        self.text.setPlainText(lines or self.tr("There is nothing."))
+        self.text.setPlainText(lines or self.tr("No entries."))
         if at_end:
             self.text.moveCursor(QTextCursor.MoveOperation.End)
 
@@ -275,8 +280,8 @@ class ReportPage(QWidget):
         self._said = Text()
         about = Text(
             self.tr(
-                "This is all that a report contains. Names, addresses and keys are replaced, the "
-                "same by the same. It goes only where you save it."
+                "This is the whole report. Placeholders stand for names, addresses and keys, "
+                "the same one each time. It goes nowhere but where you save it."
             )
         )
         line = QHBoxLayout()

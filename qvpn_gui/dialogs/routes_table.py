@@ -14,11 +14,11 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtWidgets import QApplication, QStyle
 
 from qvpn_core.client.route_list import Entry, Finding, parse_destination
 from qvpn_core.client.route_preview import Row
 from qvpn_core.errors import UsageError
+from qvpn_gui import icons, theme
 from qvpn_gui.dialogs.routes_words import RouteWords
 
 DESTINATION: Final = 0
@@ -112,8 +112,7 @@ class LinesTable(QAbstractTableModel):
         if role == _Role.DisplayRole:
             return self._words.destination(entry)
         if finding is not None and role == _Role.DecorationRole:
-            style = QApplication.style()
-            return style.standardIcon(QStyle.StandardPixmap.SP_MessageBoxWarning)
+            return icons.icon(*theme.VERDICTS["warning"])
         if finding is not None and role == _Role.ToolTipRole:
             return self._words.finding(finding)
         return None

@@ -30,8 +30,8 @@ from qvpn_gui.actions import Actions
 from qvpn_gui.dialogs.settings_words import Setting, SettingWords
 from qvpn_gui.watching import FileWatch
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Dim, Heading, Text
-from qvpn_gui.words import Words
+from qvpn_gui.widgets.texts import Dim, Heading, Told
+from qvpn_gui.words import Words, sentence
 
 
 class SettingsDialog(QDialog):
@@ -44,7 +44,7 @@ class SettingsDialog(QDialog):
         self._sentences = Words(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._profile_title, self._problem = Heading(), Text()
+        self._profile_title, self._problem = Heading(), Told()
         self.profile_rows = {it.key: _Row(it, self._set_profile) for it in words.of_profile()}
         self.app_rows = {it.key: _Row(it, self._set_app) for it in words.of_app()}
         file = settings.settings_file()
@@ -62,8 +62,8 @@ class SettingsDialog(QDialog):
         self._profile_card.rows.addWidget(
             Dim(
                 self.tr(
-                    "The kill switch and the local network hold at once, the rest from the next "
-                    "connection on."
+                    "The kill switch and the local network apply at once, the rest from the "
+                    "next connection."
                 )
             )
         )
@@ -108,7 +108,7 @@ class SettingsDialog(QDialog):
         app, problems = settings.examine_settings()
         for key, row in self.app_rows.items():
             row.show_value(getattr(app, key))
-        self._say("\n".join(problems))
+        self._say("\n".join(map(sentence, problems)))
 
     def _set_profile(self, key: str, value: Any) -> None:
         if key == "lan":
@@ -143,7 +143,7 @@ class SettingsDialog(QDialog):
         self._say(self._sentences.problem(error))
 
     def _say(self, text: str) -> None:
-        self._problem.setText(text)
+        self._problem.tell(text)
         self._problem.setVisible(bool(text))
 
 

@@ -6,7 +6,15 @@ The ring of the keyboard's focus is drawn where the keyboard brought it.
 from __future__ import annotations
 
 from PySide6.QtCore import QPoint, QPointF, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFocusEvent, QPainter, QPaintEvent, QPen, QTransform
+from PySide6.QtGui import (
+    QColor,
+    QFocusEvent,
+    QPainter,
+    QPaintEvent,
+    QPalette,
+    QPen,
+    QTransform,
+)
 from PySide6.QtWidgets import (
     QAbstractButton,
     QMenu,
@@ -57,8 +65,9 @@ class LargeButton(QPushButton):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
         if self.quiet or not self.isEnabled():
-            fill = theme.mixed(palette.window().color(), palette.windowText().color(), 0.10)
-            text = palette.windowText().color() if self.isEnabled() else theme.dim(palette)
+            active = palette.color(QPalette.ColorGroup.Active, QPalette.ColorRole.WindowText)
+            fill = theme.mixed(palette.window().color(), active, 0.10 if self.isEnabled() else 0.07)
+            text = active if self.isEnabled() else theme.mixed(active, fill, 0.42)
         else:
             fill = theme.accent(palette)
             text = QColor("white")
@@ -161,9 +170,8 @@ class RowButton(QAbstractButton):
         painter.drawPixmap(QPointF(_visual(at, inner, mirrored).topLeft()), chevron)
         words = inner.adjusted(0, 0, -20, 0)
         flags = Qt.AlignmentFlag.AlignVCenter | Qt.TextFlag.TextShowMnemonic
+        # The painter mirrors these itself.
         leading, trailing = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
-        if mirrored:
-            leading, trailing = trailing, leading
         painter.setPen(palette.windowText().color())
         painter.drawText(_visual(words, inner, mirrored), int(flags | leading), self.text())
         label = self.fontMetrics().horizontalAdvance(self.text()) + 16

@@ -24,6 +24,8 @@ SENT: Final = QColor("#b87c00")
 SPAN: Final = 120.0  # seconds
 #: The axis never ends below this, so that a few packets do not look like a flood.
 _LEAST: Final = 10_000.0  # bits per second
+_LEFT: Final = Qt.AlignmentFlag.AlignLeft
+_RIGHT: Final = Qt.AlignmentFlag.AlignRight
 
 
 def ceiling(peak: float) -> float:
@@ -34,11 +36,14 @@ def ceiling(peak: float) -> float:
 
 
 class TrafficGraph(QWidget):
-    """Give it points with `set_points`; `rate` turns bits per second into words for the axis."""
+    """Give it points with `set_points`; `rate` and `span` are the words for the axes."""
 
-    def __init__(self, rate: Callable[[float], str], parent: QWidget | None = None) -> None:
+    def __init__(
+        self, rate: Callable[[float], str], span: str, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._rate = rate
+        self._span = span
         self._points: Sequence[Point] = ()
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
@@ -57,7 +62,8 @@ class TrafficGraph(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.save()
-        if self.layoutDirection() is Qt.LayoutDirection.RightToLeft:
+        mirrored = self.layoutDirection() is Qt.LayoutDirection.RightToLeft
+        if mirrored:
             painter.translate(self.width(), 0)
             painter.scale(-1, 1)
         palette = self.palette()
@@ -74,8 +80,10 @@ class TrafficGraph(QWidget):
         painter.restore()
         painter.setFont(small)
         painter.setPen(theme.dim(palette))
-        flags = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeading
-        painter.drawText(QRectF(self.rect()), int(flags), self._rate(top))
+        painter.setLayoutDirection(Qt.LayoutDirection.LeftToRight)  # "50 Mbit/s" is
+        sides = (_LEFT, _RIGHT) if not mirrored else (_RIGHT, _LEFT)
+        for text, side in zip((self._rate(top), self._span), sides, strict=True):
+            painter.drawText(QRectF(self.rect()), int(Qt.AlignmentFlag.AlignTop | side), text)
 
     def _draw(self, painter: QPainter, area: QRectF, top: float) -> None:
         now = self._points[-1][0]

@@ -25,11 +25,12 @@ from PySide6.QtWidgets import (
 )
 
 from qvpn_core.client import profiles
+from qvpn_core.client.doctor import Verdict
 from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.widgets.buttons import LargeButton
-from qvpn_gui.widgets.texts import Dim, Text
-from qvpn_gui.words import Words
+from qvpn_gui.widgets.texts import Dim, Told
+from qvpn_gui.words import Words, sentence
 
 if TYPE_CHECKING:  # brings cryptography, which most starts do not need
     from qvpn_core.auth.invite import Invite
@@ -52,7 +53,7 @@ class InviteForm(QWidget):
         self.name = QLineEdit()
         self.open = QPushButton(self.tr("&Open a file…"))
         self.add = LargeButton()
-        self.verdict = Text()
+        self.verdict = Told()
         self._build()
         self.text.textChanged.connect(self._read)
         self.text.submitted.connect(self.add.click)
@@ -68,7 +69,7 @@ class InviteForm(QWidget):
         self.text.setTabChangesFocus(True)
         self.text.setAcceptDrops(False)  # the form takes drops, also of files
         self.text.setFixedHeight(4 * self.fontMetrics().lineSpacing() + 24)
-        label = QLabel(self.tr("&Name on this machine"))
+        label = QLabel(self.tr("&Name on this computer"))
         label.setTextFormat(Qt.TextFormat.PlainText)
         label.setBuddy(self.name)
         self._name_row = QWidget()
@@ -136,11 +137,11 @@ class InviteForm(QWidget):
         busy = self._task is not None
         invite = self._invite
         if isinstance(error, QvpnError):
-            self._say(f"{self._words.failure(error.reason)}\n{error}")
+            self._say(f"{self._words.failure(error.reason)}\n{sentence(str(error))}")
         elif invite is not None and not busy:
-            self._say(self._about(invite))
+            self._say(self._about(invite), "good")
         elif busy:
-            self._say(self.tr("Registering this device with the gateway…"))
+            self._say(self.tr("Registering this device with the gateway…"), "unknown")
         else:
             self._say("")
         self._name_row.setVisible(invite is not None)
@@ -158,9 +159,8 @@ class InviteForm(QWidget):
         when = QLocale().toString(expires, QLocale.FormatType.ShortFormat)
         return self.tr("Invite to {gateway}, good until {when}.").format(gateway=host, when=when)
 
-    def _say(self, text: str) -> None:
-        self.verdict.setText(text)
-        self.verdict.setAccessibleName(text)
+    def _say(self, text: str, kind: Verdict = "bad") -> None:
+        self.verdict.tell(text, kind)
 
     def _enrol(self) -> None:
         if self._invite is not None and self._task is None:

@@ -69,6 +69,8 @@ class ProblemCard(Card):
         self._title.setText(title)
         if other is not None:
             self._details.setText(self._words.other_user(other))
+        elif status.portal is not None:
+            self._details.setText(self._words.portal(status.portal))
         else:
             self._details.setText(sentence(status.error or self._words.meaning(status)))
         self._button.setText(

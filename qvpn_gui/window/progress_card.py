@@ -11,7 +11,7 @@ from qvpn_core.client.status import Stage
 from qvpn_gui import icons, theme
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Text
+from qvpn_gui.widgets.texts import Step
 from qvpn_gui.words import STAGES, Words
 
 
@@ -32,7 +32,7 @@ class _Mark(QWidget):
             painter.drawPixmap(QPoint(0, 0), drawn)
             return
         at_it = self.done is None
-        painter.setPen(theme.color(State.CONNECTING) if at_it else theme.line(self.palette()))
+        painter.setPen(theme.color(State.CONNECTING) if at_it else theme.dim(self.palette()))
         if at_it:
             painter.setBrush(theme.color(State.CONNECTING))
         radius = 4.0 if at_it else 3.0
@@ -46,9 +46,9 @@ class ProgressCard(Card):
         super().__init__(parent)
         self._model = model
         self._words = words
-        self._lines: dict[Stage, tuple[_Mark, Text]] = {}
+        self._lines: dict[Stage, tuple[_Mark, Step]] = {}
         for stage in STAGES:
-            mark, text = _Mark(), Text()
+            mark, text = _Mark(), Step()
             line = QHBoxLayout()
             line.setSpacing(12)
             line.addWidget(mark)
@@ -67,7 +67,7 @@ class ProgressCard(Card):
             mark.update()
             words = self._words.stage(name)
             text.setText(words)
-            text.setEnabled(index <= present)
+            text.set_later(index > present)
             state = (
                 self.tr("now") if mark.done is None
                 else self.tr("done") if mark.done

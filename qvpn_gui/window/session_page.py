@@ -45,7 +45,7 @@ class SessionPage(QWidget):
         self._model = model
         self._actions = actions
         self._words = words
-        self._icon = StateIcon(76)
+        self._icon = StateIcon(72)
         self.title, self.meaning, self.where = Title(), Text(), Dim()
         self.button = LargeButton()
         self.problem = ProblemCard(model, words)
@@ -83,7 +83,7 @@ class SessionPage(QWidget):
         for row in (*self._of_tunnel, self.connection_row):
             self._choices.rows.addWidget(row)
         rows = QVBoxLayout(self)
-        rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
+        rows.setContentsMargins(theme.MARGIN, theme.SPACE, theme.MARGIN, theme.MARGIN - theme.SPACE)
         rows.setSpacing(theme.SPACE)
         rows.addWidget(self._icon, alignment=centre)
         rows.addSpacing(theme.SPACE)

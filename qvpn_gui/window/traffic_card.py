@@ -22,7 +22,7 @@ class TrafficCard(Card):
         self._words = words
         self._received, self._sent = Heading(), Heading()
         self._received_total, self._sent_total = Dim(), Dim()
-        self.graph = TrafficGraph(words.rate)
+        self.graph = TrafficGraph(words.round_rate, self.tr("last 2 minutes"))
         top = QHBoxLayout()
         top.setSpacing(theme.SPACE)
         for mark, rate, total in (

@@ -175,7 +175,7 @@ def test_another_users_tunnel_is_told_with_what_to_do(
 ) -> None:
     model.show(Status(other_user="ada"))
     text = seen(window)
-    assert "Another tunnel is up on this machine" in text
+    assert "Another tunnel is up on this computer" in text
     assert "Ask ada to disconnect" in text
     assert "qvpn unlock" in text
     assert "The tunnel of ada decides where your traffic goes." in text

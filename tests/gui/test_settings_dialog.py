@@ -132,7 +132,7 @@ def test_a_chosen_mode_of_the_kill_switch_says_what_it_does(
         assert "goes directly to the internet" in texts(dialog)
         choose(dialog, "kill_switch", "always")
         await dialog.settled()
-        assert "also after a restart" in texts(dialog)
+        assert "even after this computer restarts" in texts(dialog)
 
     play(story())
 

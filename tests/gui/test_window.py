@@ -52,7 +52,7 @@ def texts(window: MainWindow) -> str:
     ("name", "title", "button", "also"),
     [
         ("disconnected", "Not connected", "Connect", ["directly to the internet", "home.example"]),
-        ("connecting", "Connecting…", "Cancel", ["Prove this device", "vpn.example.org"]),
+        ("connecting", "Connecting…", "Cancel", ["Identify this device", "vpn.example.org"]),
         ("connected", "Protected", "Disconnect", ["All traffic", "10.86.0.7", "23.4 ms", "1393"]),
         ("connected-only", "Connected", "Disconnect", ["the rest goes directly"]),
         ("reconnecting", "Reconnecting…", "Disconnect", ["connection was lost", "Try now"]),
