@@ -6,6 +6,7 @@ No colour alone carries a meaning: every state has a shape of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -63,6 +64,28 @@ RADIUS: Final = 10
 def color(state: State) -> QColor:
     """The colour of a state, on light and on dark."""
     return QColor(_COLORS[state])
+
+
+def seen(color: QColor, palette: QPalette) -> QColor:
+    """A colour on this palette's windows, cards and lists: at least 3:1, by a little text's colour.
+
+    The colours of the states are made for panels, which are black or white; windows are not.
+    """
+    parts = (
+        palette.window().color(), card(palette), palette.base().color(),
+        palette.windowText().color(),
+    )  # fmt: skip
+    return QColor.fromRgba(_seen(color.rgba(), *(part.rgba() for part in parts)))
+
+
+@lru_cache(maxsize=256)
+def _seen(color: int, window: int, surface: int, base: int, text: int) -> int:
+    grounds = [QColor.fromRgba(ground) for ground in (window, surface, base)]
+    found, share = QColor.fromRgba(color), 0.0
+    while share < 1 and min(contrast(found, ground) for ground in grounds) < 3:
+        share += 0.04
+        found = mixed(QColor.fromRgba(color), QColor.fromRgba(text), share)
+    return found.rgba()
 
 
 def is_dark(palette: QPalette) -> bool:

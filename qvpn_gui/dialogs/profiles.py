@@ -15,6 +15,7 @@ from PySide6.QtWidgets import (
     QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
+    QLabel,
     QListWidget,
     QListWidgetItem,
     QMessageBox,
@@ -202,6 +203,8 @@ class ProfilesDialog(QDialog):
             return
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Question)
+        for label in box.findChildren(QLabel, "qt_msgboxex_icon_label"):
+            label.setAccessibleName(self.tr("Question"))
         box.setWindowTitle(self.tr("Delete profile"))
         box.setText(self.tr("Delete {name} and its key?").format(name=name))
         box.setInformativeText(

@@ -14,6 +14,7 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
+from PySide6.QtGui import QGuiApplication
 
 from qvpn_core.client.route_list import Entry, Finding, parse_destination
 from qvpn_core.client.route_preview import Row
@@ -112,7 +113,8 @@ class LinesTable(QAbstractTableModel):
         if role == _Role.DisplayRole:
             return self._words.destination(entry)
         if finding is not None and role == _Role.DecorationRole:
-            return icons.icon(*theme.VERDICTS["warning"])
+            drawing, color = theme.VERDICTS["warning"]
+            return icons.icon(drawing, theme.seen(color, QGuiApplication.palette()))
         if finding is not None and role == _Role.ToolTipRole:
             return self._words.finding(finding)
         return None

@@ -30,6 +30,7 @@ from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.dialogs.routes_table import COMMENT, DESTINATION, EXCEPTION, LinesTable, RoutesTable
 from qvpn_gui.widgets.card import Card
+from qvpn_gui.widgets.fields import ClearableLine
 from qvpn_gui.widgets.table import Table
 from qvpn_gui.widgets.texts import Dim, Heading, Text, Told
 from qvpn_gui.words import sentence
@@ -52,7 +53,7 @@ class RoutesView(QWidget):
             "only": QRadioButton(self.tr("&Only these")),
             "all-except": QRadioButton(self.tr("Everything e&xcept these")),
         }
-        self.add_text, self.where = QLineEdit(), QLineEdit()
+        self.add_text, self.where = QLineEdit(), ClearableLine()
         self.add = QPushButton(self.tr("&Add"))
         self.remove = QPushButton(self.tr("&Remove"))
         self.import_ = QPushButton(self.tr("&Import…"))
@@ -245,7 +246,6 @@ class RoutesView(QWidget):
         heading.setBuddy(self.where)
         self.where.setPlaceholderText(self.tr("An address or a name"))
         self.where.setAccessibleName(self.tr("Where would this go?"))
-        self.where.setClearButtonEnabled(True)
         self._answer.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
         self._answer.setAlignment(Qt.AlignmentFlag.AlignTop)
         result = self.result

@@ -169,7 +169,6 @@ class _Row(QWidget):
             label = QLabel(setting.name)
             self.choice = QComboBox()
             label.setBuddy(self.choice)
-            self.choice.setAccessibleName(setting.name.replace("&", ""))
             for value in setting.values:
                 self.choice.addItem(value.name, value.value)
             self.choice.activated.connect(self._chosen)

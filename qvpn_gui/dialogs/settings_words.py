@@ -88,7 +88,7 @@ class SettingWords(QObject):
         return (
             Setting(
                 "notifications",
-                self.tr("Show &notifications"),
+                self.tr("Sho&w notifications"),
                 self.tr("Only for changes that you did not cause yourself."),
             ),
             Setting(

@@ -40,7 +40,7 @@ class TrayMenu(QMenu):
         self._toggle.triggered.connect(actions.toggle)
         self._sign_in = self.addAction(self.tr("Open the &sign-in page"))
         self._sign_in.triggered.connect(actions.sign_in)
-        self._release = self.addAction(self.tr("&Release the block"))
+        self._release = self.addAction(self.tr("Release the &block"))
         self._release.triggered.connect(actions.release)
         self.addSeparator()
         self._profiles = Choices(self.tr("&Profile"), self)

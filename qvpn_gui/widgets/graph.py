@@ -11,8 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent, QPen, QPolygonF
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtGui import (
+    QColor,
+    QFontMetricsF,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QPixmap,
+    QPolygonF,
+)
+from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from qvpn_gui import theme
 
@@ -35,7 +43,7 @@ def ceiling(peak: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= peak * 0.999)
 
 
-class TrafficGraph(QWidget):
+class TrafficGraph(QLabel):
     """Give it points with `set_points`; `rate` and `span` are the words for the axes."""
 
     def __init__(
@@ -45,6 +53,8 @@ class TrafficGraph(QWidget):
         self._rate = rate
         self._span = span
         self._points: Sequence[Point] = ()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setPixmap(QPixmap(1, 1))  # so that a screen reader calls it an image
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def sizeHint(self) -> QSize:
@@ -95,7 +105,7 @@ class TrafficGraph(QWidget):
         received = QPolygonF([at(when, value) for when, _, value in self._points])
         sent = QPolygonF([at(when, value) for when, value, _ in self._points])
         painter.setClipRect(area.adjusted(0, -2, 0, 1))
-        fill = QColor(RECEIVED)
+        fill = theme.seen(RECEIVED, self.palette())
         fill.setAlphaF(0.22)
         surface = QPolygonF(received)
         surface.append(QPointF(received.last().x(), area.bottom()))
@@ -106,7 +116,8 @@ class TrafficGraph(QWidget):
         painter.setBrush(Qt.BrushStyle.NoBrush)
         join = Qt.PenJoinStyle.RoundJoin
         for color, line in ((RECEIVED, received), (SENT, sent)):
-            painter.setPen(QPen(color, 1.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, join))
+            shown = theme.seen(color, self.palette())
+            painter.setPen(QPen(shown, 1.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, join))
             painter.drawPolyline(line)
 
 
@@ -122,9 +133,10 @@ class Legend(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(self._color, 1.8))
+        color = theme.seen(self._color, self.palette())
+        painter.setPen(QPen(color, 1.8))
         if self._filled:
-            fill = QColor(self._color)
+            fill = QColor(color)
             fill.setAlphaF(0.22)
             painter.setBrush(fill)
             painter.drawRoundedRect(QRectF(1.5, 2.5, 11, 9), 2, 2)

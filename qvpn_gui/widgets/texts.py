@@ -163,5 +163,6 @@ class Told(Text):
         if not self.alignment() & Qt.AlignmentFlag.AlignTop:
             above += max(0, inside.height() - self.heightForWidth(self.width()))
         drawing, color = theme.VERDICTS[self._kind]
+        color = theme.seen(color, self.palette())
         drawn = icons.pixmap(drawing, _MARK, color, self.devicePixelRatioF())
         QPainter(self).drawPixmap(QPointF(left, inside.top() + above / 2), drawn)

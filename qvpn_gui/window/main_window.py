@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, Qt, QTimer, QUrl, Signal
-from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QDesktopServices, QKeySequence
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QCloseEvent,
+    QDesktopServices,
+    QKeyEvent,
+    QKeySequence,
+)
 from PySide6.QtWidgets import (
+    QAbstractButton,
     QFrame,
     QHBoxLayout,
+    QMainWindow,
     QMenu,
     QScrollArea,
     QStackedWidget,
@@ -30,7 +39,7 @@ _NOTE_SECONDS = 12
 _HEIGHT = 840
 
 
-class MainWindow(QWidget):
+class MainWindow(QMainWindow):
     """Closing it leaves what runs; `closed` says so. `menu` is open to more entries."""
 
     closed = Signal()
@@ -83,7 +92,9 @@ class MainWindow(QWidget):
         header.addWidget(self._profile_button)
         header.addStretch(1)
         header.addWidget(self._menu_button)
-        rows = QVBoxLayout(self)
+        body = QWidget()
+        self.setCentralWidget(body)
+        rows = QVBoxLayout(body)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setSpacing(0)
         rows.addLayout(header)
@@ -163,6 +174,16 @@ class MainWindow(QWidget):
         self.show()
         self.raise_()
         self.activateWindow()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Return presses what has the focus, as it does in dialogs."""
+        control = self.focusWidget()
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and isinstance(
+            control, QAbstractButton
+        ):
+            control.click()
+        else:
+            super().keyPressEvent(event)
 
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)

@@ -27,14 +27,15 @@ class _Mark(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         if self.done:
-            color = theme.color(State.CONNECTED)
+            color = theme.seen(theme.color(State.CONNECTED), self.palette())
             drawn = icons.pixmap("check", 16, color, self.devicePixelRatioF())
             painter.drawPixmap(QPoint(0, 0), drawn)
             return
         at_it = self.done is None
-        painter.setPen(theme.color(State.CONNECTING) if at_it else theme.dim(self.palette()))
+        present = theme.seen(theme.color(State.CONNECTING), self.palette())
+        painter.setPen(present if at_it else theme.dim(self.palette()))
         if at_it:
-            painter.setBrush(theme.color(State.CONNECTING))
+            painter.setBrush(present)
         radius = 4.0 if at_it else 3.0
         painter.drawEllipse(self.rect().center().toPointF(), radius, radius)
 

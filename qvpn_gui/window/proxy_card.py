@@ -51,7 +51,7 @@ class ProxyCard(Card):
     def _add(self, grid: QGridLayout, row: int, proxy: Proxy) -> QPushButton:
         words = self._words.proxy(proxy)
         name, value, button = OneLine(words), Value(proxy.listen), QPushButton(self.tr("Copy"))
-        value.setAccessibleName(words)
+        value.setAccessibleName(self.tr("{name}: {value}").format(name=words, value=proxy.listen))
         button.setAccessibleName(self.tr("Copy {address}").format(address=proxy.listen))
         button.clicked.connect(with_value(self._copy, row))
         grid.addWidget(name, 2 * row, 0)

@@ -51,8 +51,14 @@ class TrafficCard(Card):
         self._sent_total.setText(words.size(status.tx_bytes))
         self._received.setAccessibleName(self.tr("Receiving {rate}").format(rate=received))
         self._sent.setAccessibleName(self.tr("Sending {rate}").format(rate=sent))
-        self._received_total.setToolTip(self.tr("Received in this session"))
-        self._sent_total.setToolTip(self.tr("Sent in this session"))
+        for total, name in (
+            (self._received_total, self.tr("Received in this session")),
+            (self._sent_total, self.tr("Sent in this session")),
+        ):
+            total.setToolTip(name)
+            total.setAccessibleName(
+                self.tr("{name}: {value}").format(name=name, value=total.text())
+            )
         self.graph.setAccessibleName(self.tr("Traffic of the last two minutes"))
         self.graph.setAccessibleDescription(
             self.tr("Receiving {down}, sending {up}").format(down=received, up=sent)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec.structs import replace
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QFont, QPainter, QPaintEvent
 from PySide6.QtWidgets import QMessageBox, QWidget
 
@@ -64,6 +65,8 @@ class Stage:
     words: Words
     model: SessionModel
     actions: Actions
+    #: What has to live as long as what is shown.
+    kept: list[object] = field(default_factory=list)
 
 
 @contextmanager
@@ -216,7 +219,9 @@ def _profiles_delete(stage: Stage) -> QWidget:
     dialog.delete.click()
     box = dialog.findChild(QMessageBox)
     assert box is not None
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose, False)
     box.hide()
+    stage.kept.append(dialog)
     return box
 
 
@@ -324,7 +329,7 @@ def _tray_menu(name: str) -> Callable[[Stage], QWidget]:
 def _window_menu(stage: Stage) -> QWidget:
     window = _window(stage)
     window.menu.setParent(None, window.menu.windowFlags())
-    window.menu._window = window  # type: ignore[attr-defined]  # it lives as long
+    stage.kept.append(window)
     return window.menu
 
 

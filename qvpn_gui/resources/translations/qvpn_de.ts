@@ -32,6 +32,13 @@
     </message>
 </context>
 <context>
+    <name>ClearableLine</name>
+    <message>
+        <source>Clear</source>
+        <translation>Leeren</translation>
+    </message>
+</context>
+<context>
     <name>DefectDialog</name>
     <message>
         <source>qvpn has a defect</source>
@@ -64,6 +71,10 @@
 </context>
 <context>
     <name>DetailsCard</name>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
+    </message>
     <message>
         <source>Name servers</source>
         <translation>Nameserver</translation>
@@ -341,10 +352,6 @@
         <translation>qvpn up</translation>
     </message>
     <message>
-        <source>Which log</source>
-        <translation>Welches Protokoll</translation>
-    </message>
-    <message>
         <source>All</source>
         <translation>Alles</translation>
     </message>
@@ -361,16 +368,20 @@
         <translation>Fehler</translation>
     </message>
     <message>
-        <source>Importance</source>
-        <translation>Wichtigkeit</translation>
-    </message>
-    <message>
         <source>Filter</source>
         <translation>Filter</translation>
     </message>
     <message>
         <source>Log</source>
         <translation>Protokoll</translation>
+    </message>
+    <message>
+        <source>So&amp;urce</source>
+        <translation>&amp;Quelle</translation>
+    </message>
+    <message>
+        <source>Le&amp;vel</source>
+        <translation>&amp;Stufe</translation>
     </message>
     <message>
         <source>No entries.</source>
@@ -521,6 +532,10 @@
         <translation>Der Schlüssel liegt im Passwortspeicher des Desktops</translation>
     </message>
     <message>
+        <source>Question</source>
+        <translation>Frage</translation>
+    </message>
+    <message>
         <source>Delete profile</source>
         <translation>Profil löschen</translation>
     </message>
@@ -565,6 +580,10 @@
     <message>
         <source>Copy</source>
         <translation>Kopieren</translation>
+    </message>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
     </message>
     <message>
         <source>Copy {address}</source>
@@ -860,7 +879,7 @@
     </message>
     <message>
         <source>App&amp;ly</source>
-        <translation>Über&amp;nehmen</translation>
+        <translation>Überneh&amp;men</translation>
     </message>
     <message>
         <source>&amp;Cancel</source>
@@ -1050,7 +1069,7 @@
         <translation>Langsamer; geht fast überall.</translation>
     </message>
     <message>
-        <source>Show &amp;notifications</source>
+        <source>Sho&amp;w notifications</source>
         <translation>Benachri&amp;chtigungen anzeigen</translation>
     </message>
     <message>
@@ -1132,6 +1151,10 @@
         <translation>In dieser Sitzung gesendet</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
+    </message>
+    <message>
         <source>Traffic of the last two minutes</source>
         <translation>Verkehr der letzten zwei Minuten</translation>
     </message>
@@ -1147,7 +1170,7 @@
         <translation>An&amp;meldeseite öffnen</translation>
     </message>
     <message>
-        <source>&amp;Release the block</source>
+        <source>Release the &amp;block</source>
         <translation>Sperre auf&amp;heben</translation>
     </message>
     <message>

@@ -32,6 +32,13 @@
     </message>
 </context>
 <context>
+    <name>ClearableLine</name>
+    <message>
+        <source>Clear</source>
+        <translation>清除</translation>
+    </message>
+</context>
+<context>
     <name>DefectDialog</name>
     <message>
         <source>qvpn has a defect</source>
@@ -64,6 +71,10 @@
 </context>
 <context>
     <name>DetailsCard</name>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
+    </message>
     <message>
         <source>Name servers</source>
         <translation>域名服务器</translation>
@@ -339,10 +350,6 @@
         <translation>qvpn up</translation>
     </message>
     <message>
-        <source>Which log</source>
-        <translation>哪个日志</translation>
-    </message>
-    <message>
         <source>All</source>
         <translation>全部</translation>
     </message>
@@ -359,16 +366,20 @@
         <translation>错误</translation>
     </message>
     <message>
-        <source>Importance</source>
-        <translation>重要程度</translation>
-    </message>
-    <message>
         <source>Filter</source>
         <translation>筛选</translation>
     </message>
     <message>
         <source>Log</source>
         <translation>日志</translation>
+    </message>
+    <message>
+        <source>So&amp;urce</source>
+        <translation>来源(&amp;U)</translation>
+    </message>
+    <message>
+        <source>Le&amp;vel</source>
+        <translation>级别(&amp;V)</translation>
     </message>
     <message>
         <source>No entries.</source>
@@ -519,6 +530,10 @@
         <translation>密钥位于桌面的密码库中</translation>
     </message>
     <message>
+        <source>Question</source>
+        <translation>询问</translation>
+    </message>
+    <message>
         <source>Delete profile</source>
         <translation>删除配置</translation>
     </message>
@@ -563,6 +578,10 @@
     <message>
         <source>Copy</source>
         <translation>复制</translation>
+    </message>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
     </message>
     <message>
         <source>Copy {address}</source>
@@ -1048,8 +1067,8 @@
         <translation>较慢；几乎处处可用。</translation>
     </message>
     <message>
-        <source>Show &amp;notifications</source>
-        <translation>显示通知(&amp;N)</translation>
+        <source>Sho&amp;w notifications</source>
+        <translation>显示通知(&amp;W)</translation>
     </message>
     <message>
         <source>Only for changes that you did not cause yourself.</source>
@@ -1130,6 +1149,10 @@
         <translation>本次会话已发送</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
+    </message>
+    <message>
         <source>Traffic of the last two minutes</source>
         <translation>最近两分钟的流量</translation>
     </message>
@@ -1145,8 +1168,8 @@
         <translation>打开登录页面(&amp;S)</translation>
     </message>
     <message>
-        <source>&amp;Release the block</source>
-        <translation>解除阻断(&amp;R)</translation>
+        <source>Release the &amp;block</source>
+        <translation>解除阻断(&amp;B)</translation>
     </message>
     <message>
         <source>&amp;Profile</source>
