@@ -15,10 +15,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,17 @@ METRICS: Final[dict[str, tuple[str, str, float | None, int]]] = {
     "turn_p50": ("turn of the event loop during it, median delay", "ms", None, 0),
     "turn_p99": ("turn of the event loop during it, 99 of 100", "ms", None, 0),
     "turn_max": ("turn of the event loop during it, longest", "ms", 50, 0),
-    "menu": ("a key to an open menu during it", "ms", None, 0),
+    "menu": ("a key to an open menu during it, with the watching", "ms", None, 0),
+    "dialog": ("a key to an open window during it, with the watching", "ms", None, 0),
+}
+
+#: The keys of the window's menu, and the titles of what they open.
+WINDOWS: Final = {
+    "p": "Profiles",
+    "t": "What uses the tunnel: home",
+    "c": "Connect as: home",
+    "s": "Settings",
+    "d": "Diagnostics",
 }
 
 Recorded = defaultdict[str, list[float]]
@@ -213,55 +223,61 @@ def _again(desktop: Desktop, client: VpnClient, *options: str) -> None:
 
 
 def load(client: VpnClient, seconds: float, directory: Path, recorded: Recorded) -> None:
-    """A download through the app with its window open, and the app's event loop meanwhile."""
+    """The event loop while downloads run through the app and every window of it is opened."""
     say("under load")
     watch = directory / "watch"
     with Desktop("lxqt-panel") as desktop:
         until(lambda: "array" in _watcher(desktop), "a panel")
         with running(desktop, client, "--connect", "home", watch=watch) as app:
             app.reach("connected")
-            window = desktop.window("qvpn")
-            time.sleep(2)
+            desktop.window("qvpn")
+            time.sleep(2)  # the start, which is measured by itself
             before = _turns(watch)
             end = time.monotonic() + seconds
-            rates: list[float] = []
-
-            def download() -> None:
-                while time.monotonic() < end:
-                    got = probes.download(client.host, plan.ALPHA.v4, _DOWNLOAD)
-                    rates.append(got.mbit_per_second)
-
-            thread = threading.Thread(target=download)
-            thread.start()
-            desktop.tool("xdotool", "windowfocus", "--sync", window)
-            while time.monotonic() < end - 1:
-                begin = time.monotonic()
-                desktop.keys("F10")
-                recorded["menu"].append(1000 * (soon(lambda: _menus(desktop) > 0) - begin))
-                desktop.keys("Escape")
-                soon(lambda: not _menus(desktop))
-                time.sleep(0.5)
-            thread.join(60)
+            with ThreadPoolExecutor(1) as threads:
+                rates = threads.submit(_download, client, end)
+                while True:
+                    for key, title in WINDOWS.items():
+                        _open(desktop, key, title, recorded)
+                    if time.monotonic() > end:
+                        break
+                recorded["download"].append(statistics.median(rates.result(60)))
             time.sleep(1.2)  # the watch writes every second
-            turns = _turns(watch)
-            turns = [now - then for now, then in zip(turns, before, strict=True)]
-            recorded["download"].append(statistics.median(rates))
+            turns = [now - then for now, then in zip(_turns(watch), before, strict=True)]
             for name, share in (("turn_p50", 0.5), ("turn_p99", 0.99), ("turn_max", 1.0)):
                 recorded[name].append(_quantile(turns, share))
-            for key in ("ctrl+comma", "alt+w", "alt+a"):  # settings, what uses the tunnel, as
-                desktop.tool("xdotool", "windowfocus", "--sync", window, check=False)
-                desktop.keys(key)
-                time.sleep(0.7)
-                desktop.keys("Escape")
             recorded["rss_all"].append(app.memory()[0])
 
 
-def _menus(desktop: Desktop) -> int:
-    """How many menus of the app are seen: windows that are neither of the others."""
+def _download(client: VpnClient, end: float) -> list[float]:
+    """The rates of downloads until a moment, in Mbit/s."""
+    rates = []
+    while time.monotonic() < end or not rates:
+        rates.append(probes.download(client.host, plan.ALPHA.v4, _DOWNLOAD).mbit_per_second)
+    return rates
+
+
+def _open(desktop: Desktop, key: str, title: str, recorded: Recorded) -> None:
+    """Open a window by the menu, as a hand on the keyboard would, and close it."""
+    begin = time.monotonic()
+    desktop.keys("F10")
+    recorded["menu"].append(1000 * (soon(lambda: _seen(desktop) > 1) - begin))
+    begin = time.monotonic()
+    desktop.keys(key)
+    recorded["dialog"].append(1000 * (soon(lambda: desktop.windows(title)) - begin))
+    # It takes keys as soon as the window manager has given it the focus.
+    until(lambda: title in desktop.tool("xdotool", "getactivewindow", "getwindowname"), title)
+    desktop.keys("Escape")
+    soon(lambda: not desktop.windows(title))
+    until(lambda: desktop.tool("xdotool", "getactivewindow", "getwindowname") == "qvpn\n", "qvpn")
+
+
+def _seen(desktop: Desktop) -> int:
+    """How many windows of the app are seen, menus among them."""
     found = desktop.tool(
         "xdotool", "search", "--onlyvisible", "--classname", "qvpn-gui", check=False
     )
-    return max(0, len(found.split()) - 1)
+    return len(found.split())
 
 
 def _turns(watch: Path) -> list[int]:
