@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
     QProxyStyle,
     QPushButton,
     QStyle,
+    QStyleHintReturn,
     QStyleOption,
     QStyleOptionComplex,
     QWidget,
@@ -82,7 +83,9 @@ class Style(QProxyStyle):
         match element:
             case _Control.CE_HeaderSection | _Control.CE_HeaderEmptyArea:
                 _draw(painter, _header, option)
-            case _Control.CE_PushButtonLabel if not option.state & _State.State_Enabled:
+            case _Control.CE_PushButtonLabel | _Control.CE_MenuItem if not _has(
+                option, _State.State_Enabled
+            ):
                 option.palette = _readable(option.palette)
                 super().drawControl(element, option, painter, widget)
             case _Control.CE_TabBarTabShape:
@@ -121,6 +124,17 @@ class Style(QProxyStyle):
         super().polish(widget)
         if isinstance(widget, QLineEdit):
             widget.setTextMargins(_INSET, 0, _INSET, 0)
+
+    def styleHint(
+        self,
+        hint: QStyle.StyleHint,
+        option: QStyleOption | None = None,
+        widget: QWidget | None = None,
+        returnData: QStyleHintReturn | None = None,  # noqa: N803  # Qt's name
+    ) -> int:
+        if hint is QStyle.StyleHint.SH_DialogButtonBox_ButtonsHaveIcons:
+            return 0  # as the others, which have none
+        return super().styleHint(hint, option, widget, returnData)
 
     def pixelMetric(
         self,
@@ -179,11 +193,10 @@ def _readable(palette: QPalette) -> QPalette:
     """Words of what cannot be pressed now, which a person still wants to read."""
     made = QPalette(palette)
     active = palette.color(QPalette.ColorGroup.Active, QPalette.ColorRole.WindowText)
-    made.setColor(
-        QPalette.ColorGroup.Disabled,
-        QPalette.ColorRole.ButtonText,
-        theme.mixed(active, palette.window().color(), 0.45),
-    )
+    color = theme.mixed(active, palette.window().color(), 0.45)
+    role = QPalette.ColorRole
+    for name in (role.ButtonText, role.Text, role.WindowText):
+        made.setColor(QPalette.ColorGroup.Disabled, name, color)
     return made
 
 
@@ -211,12 +224,14 @@ def _line(option: QStyleOption) -> QColor:
 
 
 def _square(rect: QRect) -> QRectF:
+    """The middle of it, on whole pixels so that edges are not blurred."""
     side = min(rect.width(), rect.height(), 18)
-    centre = QRectF(rect).center()
-    return QRectF(centre.x() - side / 2, centre.y() - side / 2, side, side)
+    left = rect.left() + (rect.width() - side) // 2
+    top = rect.top() + (rect.height() - side) // 2
+    return QRectF(left, top, side, side)
 
 
-def _mark(painter: QPainter, option: QStyleOption) -> bool:
+def _mark(painter: QPainter, option: QStyleOption, width: float) -> bool:
     """Set the colours of a box or a circle; whether it is chosen."""
     palette = option.palette
     enabled = _has(option, _State.State_Enabled)
@@ -226,7 +241,7 @@ def _mark(painter: QPainter, option: QStyleOption) -> bool:
         painter.setPen(Qt.PenStyle.NoPen)
     else:
         fill = palette.base().color() if enabled else palette.window().color()
-        painter.setPen(QPen(edge(palette) if enabled else theme.line(palette), 1.2))
+        painter.setPen(QPen(edge(palette) if enabled else theme.line(palette), width))
     if enabled and _has(option, _State.State_MouseOver):
         fill = theme.mixed(fill, palette.windowText().color(), 0.08)
     painter.setBrush(fill)
@@ -234,8 +249,8 @@ def _mark(painter: QPainter, option: QStyleOption) -> bool:
 
 
 def _check_box(painter: QPainter, option: QStyleOption) -> None:
-    box = _square(option.rect).adjusted(1, 1, -1, -1)
-    chosen = _mark(painter, option)
+    box = _square(option.rect).adjusted(0.5, 0.5, -0.5, -0.5)
+    chosen = _mark(painter, option, 1)
     painter.drawRoundedRect(box, _BOX_RADIUS, _BOX_RADIUS)
     if not chosen:
         return
@@ -261,8 +276,8 @@ def _check_box(painter: QPainter, option: QStyleOption) -> None:
 
 
 def _radio_button(painter: QPainter, option: QStyleOption) -> None:
-    circle = _square(option.rect).adjusted(1, 1, -1, -1)
-    chosen = _mark(painter, option)
+    circle = _square(option.rect).adjusted(0.75, 0.75, -0.75, -0.75)
+    chosen = _mark(painter, option, 1.5)
     painter.drawEllipse(circle)
     if chosen:
         painter.setBrush(QColor("white"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
     QDialog,
@@ -132,6 +133,17 @@ class ProxyDialog(QDialog):
         else:
             self.verdict.tell("")
             self.ok.setEnabled(True)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Stay high enough for texts that wrap, which Qt's least size leaves out."""
+        layout = self.layout()
+        if layout is not None:
+            self.setMinimumHeight(layout.totalHeightForWidth(self.width()))
 
     def _apply(self) -> None:
         self._actions.set_proxy(self._name, self.options)

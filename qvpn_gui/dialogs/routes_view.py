@@ -65,6 +65,8 @@ class RoutesView(QWidget):
         self.offered = QAction(self.tr("What the &gateway offers"), menu)
         menu.addActions([self.private, self.lan, self.offered])
         self.presets.setMenu(menu)
+        # Opened by its letter, Qt would leave it looking pressed.
+        menu.aboutToHide.connect(self.presets.update, Qt.ConnectionType.QueuedConnection)
         self.offered.setEnabled(False)
         self.remove.setEnabled(False)
         self.table, self.result = (

@@ -94,7 +94,8 @@ class SettingsDialog(QDialog):
         outer.setContentsMargins(0, 0, 0, 0)
         for part in (area, self._problem, close):
             outer.addWidget(part)
-        self.resize(520, min(760, round(self.screen().availableGeometry().height() * 0.9)))
+        self.setMinimumWidth(400)
+        self.resize(520, min(840, round(self.screen().availableGeometry().height() * 0.9)))
 
     def refresh(self) -> None:
         """Show what holds now, and what is wrong with the file."""

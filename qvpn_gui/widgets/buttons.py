@@ -105,9 +105,11 @@ class MenuButton(QToolButton):
         self.clicked.connect(self._open)
 
     def _open(self) -> None:
+        # Towards the middle of the window, wherever the button is.
+        centre = self.mapTo(self.window(), self.rect().center())
         below = self.rect().bottomLeft()
-        if self.layoutDirection() is Qt.LayoutDirection.RightToLeft:
-            below = self.rect().bottomRight() - QPoint(self._menu.sizeHint().width(), 0)
+        if centre.x() > self.window().width() // 2:
+            below = self.rect().bottomRight() - QPoint(self._menu.sizeHint().width() - 1, 0)
         self._menu.popup(self.mapToGlobal(below))
 
 

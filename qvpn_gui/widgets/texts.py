@@ -114,9 +114,12 @@ class Value(Text):
 
 
 class OneLine(Dim):
-    """Secondary text of any length on one line; what does not fit is left out of its middle."""
+    """Text of any length on one line; what does not fit is left out of its middle."""
 
-    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+    def __init__(
+        self, text: str = "", parent: QWidget | None = None, *, secondary: bool = True
+    ) -> None:
+        self._secondary = secondary
         super().__init__(parent=parent)
         self._whole = text
         self.setWordWrap(False)
@@ -124,6 +127,10 @@ class OneLine(Dim):
         self.setToolTip(text)
         self.setAccessibleName(text)
         self._fit()
+
+    def _colour(self) -> None:
+        if self._secondary:
+            super()._colour()
 
     def sizeHint(self) -> QSize:
         return QSize(self.fontMetrics().horizontalAdvance(self._whole), super().sizeHint().height())

@@ -11,7 +11,7 @@ from qvpn_gui import theme
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.choices import with_value
-from qvpn_gui.widgets.texts import Dim, OneLine, Value
+from qvpn_gui.widgets.texts import Dim, OneLine
 from qvpn_gui.words import Words
 
 _COPIED_MS = 1500
@@ -50,7 +50,8 @@ class ProxyCard(Card):
 
     def _add(self, grid: QGridLayout, row: int, proxy: Proxy) -> QPushButton:
         words = self._words.proxy(proxy)
-        name, value, button = OneLine(words), Value(proxy.listen), QPushButton(self.tr("Copy"))
+        name, value = OneLine(words), OneLine(proxy.listen, secondary=False)
+        button = QPushButton(self.tr("Copy"))
         value.setAccessibleName(self.tr("{name}: {value}").format(name=words, value=proxy.listen))
         button.setAccessibleName(self.tr("Copy {address}").format(address=proxy.listen))
         button.clicked.connect(with_value(self._copy, row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QHBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QWidget
 
 from qvpn_gui import theme
 from qvpn_gui.session_model import SessionModel
@@ -23,17 +23,19 @@ class TrafficCard(Card):
         self._received, self._sent = Heading(), Heading()
         self._received_total, self._sent_total = Dim(), Dim()
         self.graph = TrafficGraph(words.round_rate, self.tr("last 2 minutes"))
-        top = QHBoxLayout()
-        top.setSpacing(theme.SPACE)
-        for mark, rate, total in (
-            (Legend(RECEIVED, filled=True), self._received, self._received_total),
-            (Legend(SENT, filled=False), self._sent, self._sent_total),
+        top = QGridLayout()
+        top.setHorizontalSpacing(theme.SPACE)
+        top.setVerticalSpacing(2)
+        for column, mark, rate, total in (
+            (0, Legend(RECEIVED, filled=True), self._received, self._received_total),
+            (2, Legend(SENT, filled=False), self._sent, self._sent_total),
         ):
             rate.setWordWrap(False)
             total.setWordWrap(False)
-            top.addWidget(mark)
-            top.addWidget(rate)
-            top.addWidget(total, 1)
+            top.addWidget(mark, 0, column)
+            top.addWidget(rate, 0, column + 1)
+            top.addWidget(total, 1, column + 1)
+            top.setColumnStretch(column + 1, 1)
         self.rows.addLayout(top)
         self.rows.addWidget(self.graph)
         model.sampled.connect(self.refresh)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -19,22 +19,20 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pytest
-from PySide6.QtCore import QLocale, QPoint, Qt, QTranslator
+from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAction, QColor, QPalette
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QDialog, QMenu, QPushButton, QWidget
-from pytestqt.qtbot import QtBot
 
 from qvpn_core.client.states import State
-from qvpn_gui import languages, style, theme
-from qvpn_gui.loop import Loop
+from qvpn_gui import style, theme
 from qvpn_gui.settings import Language
 from qvpn_gui.widgets.graph import RECEIVED, SENT
 from qvpn_gui.window.main_window import MainWindow
 from tests.gui.controls import mnemonics, reachable, unnamed, unreachable
 from tests.gui.desktop import Desktop, unavailable
 from tests.gui.samples import dark
-from tests.gui.scenes import SCENES, stage
+from tests.gui.scenes import SCENES
 from tests.world.vpn import until
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -211,30 +209,6 @@ def test_a_screen_reader_reads_what_eyes_see(reader: Reader) -> None:
 # Without a mouse
 
 
-@pytest.fixture
-def scene(
-    qtbot: QtBot, loop: Loop, qapp: QApplication, directories: Path
-) -> Iterator[Callable[[str], QWidget]]:
-    """Shows a scene and returns its window."""
-    with ExitStack() as stack:
-
-        def show(name: str) -> QWidget:
-            def run(story: Coroutine[Any, Any, None]) -> None:
-                loop.run_until_complete(story)
-
-            on = stack.enter_context(stage(run))
-            window = SCENES[name](on)
-            stack.callback(on.kept.clear)
-            qtbot.addWidget(window)
-            if isinstance(window, MainWindow):
-                window.resize(440, 840)
-            window.show()
-            qapp.processEvents()
-            return window
-
-        yield show
-
-
 @pytest.mark.parametrize("name", WINDOWS)
 def test_every_control_is_named_and_reached_by_tab(
     scene: Callable[[str], QWidget], name: str
@@ -255,18 +229,6 @@ def test_tab_goes_down_the_window(scene: Callable[[str], QWidget], name: str) ->
     heights = [at.y() for at in order[start:] + order[:start]]
     for above, below in pairwise(heights):
         assert below >= above - 8, f"up from {above} to {below} of {heights}"
-
-
-@pytest.fixture
-def spoken(qapp: QApplication) -> Iterator[Callable[[Language], None]]:
-    """Takes a language; afterwards the app speaks its own again."""
-    before, direction = QLocale(), qapp.layoutDirection()
-    yield lambda language: languages.install(qapp, language)
-    for translator in qapp.findChildren(QTranslator):
-        qapp.removeTranslator(translator)
-        translator.deleteLater()
-    QLocale.setDefault(before)
-    qapp.setLayoutDirection(direction)
 
 
 @pytest.mark.parametrize("language", ["en", "de", "zh_CN"])
