@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from PySide6.QtGui import QColor, QFont, QPalette
+from PySide6.QtWidgets import QApplication, QWidget
 
 from qvpn_core.client.doctor import Verdict
 from qvpn_core.client.states import State
@@ -118,6 +119,31 @@ def dim(palette: QPalette) -> QColor:
     return mixed(palette.windowText().color(), palette.window().color(), 0.34)
 
 
+def dark_palette() -> QPalette:
+    """For desktops that are dark where Qt is not."""
+    role, disabled = QPalette.ColorRole, QPalette.ColorGroup.Disabled
+    palette = QPalette(QColor("#323232"))
+    for name, color in (
+        (role.Window, "#2b2b2d"),
+        (role.WindowText, "#f0f0f0"),
+        (role.Base, "#232325"),
+        (role.AlternateBase, "#2e2e30"),
+        (role.Text, "#f0f0f0"),
+        (role.Button, "#3a3a3d"),
+        (role.ButtonText, "#f0f0f0"),
+        (role.PlaceholderText, "#909094"),
+        (role.Highlight, "#3584e4"),
+        (role.HighlightedText, "#ffffff"),
+        (role.Accent, "#3584e4"),
+        (role.ToolTipBase, "#3a3a3d"),
+        (role.ToolTipText, "#f0f0f0"),
+    ):
+        palette.setColor(role(name), QColor(color))
+    for name in (role.WindowText, role.Text, role.ButtonText):
+        palette.setColor(disabled, name, QColor("#7c7c80"))
+    return palette
+
+
 def scaled(font: QFont, factor: float, *, bold: bool = False) -> QFont:
     """The desktop's font in another size."""
     made = QFont(font)
@@ -128,6 +154,13 @@ def scaled(font: QFont, factor: float, *, bold: bool = False) -> QFont:
     if bold:
         made.setWeight(QFont.Weight.DemiBold)
     return made
+
+
+def emphasise(widget: QWidget, factor: float) -> None:
+    """Write a widget in the desktop's font of today, larger and heavier."""
+    font = scaled(QApplication.font(), factor, bold=True)
+    if font != widget.font():  # which would be another change of its font
+        widget.setFont(font)
 
 
 def accent(palette: QPalette) -> QColor:

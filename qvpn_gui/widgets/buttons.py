@@ -5,7 +5,7 @@ The ring of the keyboard's focus is drawn where the keyboard brought it.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint, QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import (
     QColor,
     QFocusEvent,
@@ -42,7 +42,7 @@ class LargeButton(QPushButton):
         self._ring = False
         self.setMinimumSize(220, 46)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setFont(theme.scaled(self.font(), 1.15, bold=True))
+        theme.emphasise(self, 1.15)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setAttribute(Qt.WidgetAttribute.WA_Hover)  # repainted as the pointer comes and goes
 
@@ -51,6 +51,11 @@ class LargeButton(QPushButton):
         if quiet != self.quiet:
             self.quiet = quiet
             self.update()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            theme.emphasise(self, 1.15)
 
     def sizeHint(self) -> QSize:
         text = self.fontMetrics().horizontalAdvance(self.text())

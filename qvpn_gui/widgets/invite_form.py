@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
+from PySide6.QtCore import QDateTime, QEvent, QLocale, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QFileDialog,
@@ -68,7 +68,6 @@ class InviteForm(QWidget):
         self.text.setAccessibleName(self.tr("Invite"))
         self.text.setTabChangesFocus(True)
         self.text.setAcceptDrops(False)  # the form takes drops, also of files
-        self.text.setFixedHeight(4 * self.fontMetrics().lineSpacing() + 24)
         label = QLabel(self.tr("&Name on this computer"))
         label.setTextFormat(Qt.TextFormat.PlainText)
         label.setBuddy(self.name)
@@ -77,7 +76,7 @@ class InviteForm(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(label)
         row.addWidget(self.name)
-        self.verdict.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 4)
+        self._measure()
         self.verdict.setAlignment(Qt.AlignmentFlag.AlignTop)
         files = QHBoxLayout()
         files.addWidget(Dim(self.tr("You can also drop a file here.")), 1)
@@ -91,6 +90,16 @@ class InviteForm(QWidget):
         rows.addWidget(self._name_row)
         rows.addSpacing(theme.SPACE)
         rows.addWidget(self.add, alignment=Qt.AlignmentFlag.AlignHCenter)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            self._measure()
+
+    def _measure(self) -> None:
+        line = self.fontMetrics().lineSpacing()
+        self.text.setFixedHeight(4 * line + 24)
+        self.verdict.setMinimumHeight(2 * line + 4)
 
     def clear(self) -> None:
         """Start afresh."""

@@ -46,20 +46,29 @@ class Text(QLabel):
         super().setAlignment(rest | side | Qt.AlignmentFlag.AlignAbsolute)
 
 
-class Title(Text):
+class _Emphasised(Text):
+    """In a larger or a heavier font, which follows the desktop's."""
+
+    factor = 1.0
+
+    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(text, parent)
+        theme.emphasise(self, self.factor)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            theme.emphasise(self, self.factor)
+
+
+class Title(_Emphasised):
     """What a page or a state is called."""
 
-    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(text, parent)
-        self.setFont(theme.scaled(self.font(), 1.7, bold=True))
+    factor = 1.7
 
 
-class Heading(Text):
+class Heading(_Emphasised):
     """What a part is called."""
-
-    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(text, parent)
-        self.setFont(theme.scaled(self.font(), 1.0, bold=True))
 
 
 class Dim(Text):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pytest
 from PySide6.QtCore import QPoint, Qt
@@ -33,6 +29,7 @@ from tests.gui.controls import mnemonics, reachable, unnamed, unreachable
 from tests.gui.desktop import Desktop, unavailable
 from tests.gui.samples import dark
 from tests.gui.scenes import SCENES
+from tests.gui.talker import Talker
 from tests.world.vpn import until
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -43,60 +40,6 @@ WINDOWS: Final = [name for name in SCENES if "menu" not in name and name != "tra
 MENUS: Final = [name for name in SCENES if name.endswith(("menu", "menu-blocked"))]
 
 # Without eyes: what a screen reader finds
-
-
-class Talker:
-    """A program that answers a line with a line, within a time."""
-
-    def __init__(self, *command: str, env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            env=env,
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self._rest = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(5)
-        self._process.stdout.close()
-
-    @property
-    def pid(self) -> int:
-        """Of the program."""
-        return self._process.pid
-
-    def ask(self, line: str, timeout: float = 30.0) -> str:
-        """Say a line, and hear one."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{line}\n".encode())
-        self._process.stdin.flush()
-        end = time.monotonic() + timeout
-        while b"\n" not in self._rest:
-            ready, _, _ = select.select([self._process.stdout], [], [], end - time.monotonic())
-            more = os.read(self._process.stdout.fileno(), 1 << 20) if ready else b""
-            assert more, f"no answer to {line!r}: status {self._process.poll()}"
-            self._rest += more
-        answer, _, self._rest = self._rest.partition(b"\n")
-        return answer.decode()
 
 
 Node = dict[str, Any]
