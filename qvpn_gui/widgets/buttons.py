@@ -52,10 +52,10 @@ class LargeButton(QPushButton):
             self.quiet = quiet
             self.update()
 
-    def changeEvent(self, event: QEvent) -> None:
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.FontChange:
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ApplicationFontChange:
             theme.emphasise(self, 1.15)
+        return super().event(event)
 
     def sizeHint(self) -> QSize:
         text = self.fontMetrics().horizontalAdvance(self.text())
@@ -105,9 +105,20 @@ class MenuButton(QToolButton):
     def __init__(self, menu: QMenu, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._menu = menu
+        self._factor = 0.0
         self.setAutoRaise(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.clicked.connect(self._open)
+
+    def emphasise(self, factor: float) -> None:
+        """Write the text larger and heavier than the desktop's, whatever that is."""
+        self._factor = factor
+        theme.emphasise(self, factor)
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ApplicationFontChange and self._factor:
+            theme.emphasise(self, self._factor)
+        return super().event(event)
 
     def _open(self) -> None:
         # Towards the middle of the window, wherever the button is.

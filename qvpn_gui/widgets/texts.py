@@ -55,10 +55,11 @@ class _Emphasised(Text):
         super().__init__(text, parent)
         theme.emphasise(self, self.factor)
 
-    def changeEvent(self, event: QEvent) -> None:
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.FontChange:
+    def event(self, event: QEvent) -> bool:
+        # The application's, which Qt does not pass to `changeEvent`: ours follows from it.
+        if event.type() == QEvent.Type.ApplicationFontChange:
             theme.emphasise(self, self.factor)
+        return super().event(event)
 
 
 class Title(_Emphasised):
@@ -78,11 +79,11 @@ class Dim(Text):
         super().__init__(text, parent)
         self._colour()
 
-    def changeEvent(self, event: QEvent) -> None:
-        super().changeEvent(event)
-        # The desktop's, not ours: ours follows from it.
+    def event(self, event: QEvent) -> bool:
+        # The application's, which Qt does not pass to `changeEvent`: ours follows from it.
         if event.type() == QEvent.Type.ApplicationPaletteChange:
             self._colour()
+        return super().event(event)
 
     def _colour(self) -> None:
         self.setPalette(QPalette())

@@ -80,7 +80,7 @@ class MainWindow(QMainWindow):
 
     def _build(self) -> None:
         self.setWindowTitle("qvpn")
-        theme.emphasise(self._profile_button, 1.05)
+        self._profile_button.emphasise(1.05)
         self._menu_button.setAccessibleName(self.tr("Menu"))
         self._menu_button.setToolTip(self.tr("Menu"))
         self._menu_button.setShortcut(QKeySequence(Qt.Key.Key_F10))
@@ -189,8 +189,6 @@ class MainWindow(QMainWindow):
         super().changeEvent(event)
         if event.type() == QEvent.Type.PaletteChange:
             self._colour()
-        elif event.type() == QEvent.Type.FontChange:
-            theme.emphasise(self._profile_button, 1.05)
 
     def _colour(self) -> None:
         self._menu_button.setIcon(icons.icon("menu", self.palette().windowText().color()))

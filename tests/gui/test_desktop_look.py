@@ -17,7 +17,8 @@ from pytestqt.qtbot import QtBot
 
 from qvpn_gui import theme
 from qvpn_gui.desktop_look import APPEARANCE, INTERFACE, DesktopLook
-from qvpn_gui.widgets.texts import Title
+from qvpn_gui.widgets.buttons import LargeButton
+from qvpn_gui.widgets.texts import Dim, Title
 from tests.gui.desktop import Desktop, unavailable
 from tests.gui.talker import Talker
 from tests.world.vpn import BIN, until
@@ -47,6 +48,18 @@ def test_a_desktop_that_turns_dark_and_light_is_followed(
     assert qapp.palette().window().color() == light
 
 
+def test_secondary_text_that_is_there_can_be_read_after_the_turn(
+    qapp: QApplication, look: DesktopLook, qtbot: QtBot
+) -> None:
+    text = Dim("vpn.example.org")
+    qtbot.addWidget(text)
+    for scheme in (1, 2, 1):
+        look.show({APPEARANCE: {"color-scheme": scheme}})
+        qapp.processEvents()  # Qt tells widgets later
+        written = text.palette().windowText().color()
+        assert theme.contrast(written, qapp.palette().window().color()) >= 4.5
+
+
 def test_its_accent_colour_is_used_and_stays_when_it_turns_dark(
     qapp: QApplication, look: DesktopLook
 ) -> None:
@@ -63,12 +76,14 @@ def test_its_accent_colour_is_used_and_stays_when_it_turns_dark(
 def test_its_font_is_used_also_by_titles_that_are_there(
     qapp: QApplication, look: DesktopLook, qtbot: QtBot
 ) -> None:
-    title = Title("Protected")
-    qtbot.addWidget(title)
+    title, button = Title("Protected"), LargeButton()
+    for widget in (title, button):
+        qtbot.addWidget(widget)
     look.show({INTERFACE: {"font-name": "Noto Sans 11"}})
     assert (qapp.font().family(), qapp.font().pointSizeF()) == ("Noto Sans", 11)
     qapp.processEvents()  # Qt tells widgets later
     assert title.font().pointSizeF() == pytest.approx(11 * 1.7, abs=0.1)
+    assert button.font().pointSizeF() == pytest.approx(11 * 1.15, abs=0.1)
     look.show({INTERFACE: {"text-scaling-factor": 1.5}})
     assert qapp.font().pointSizeF() == pytest.approx(16.5)
 
