@@ -18,7 +18,6 @@ from PySide6.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFrame,
-    QLabel,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -30,7 +29,7 @@ from qvpn_gui.actions import Actions
 from qvpn_gui.dialogs.settings_words import Setting, SettingWords
 from qvpn_gui.watching import FileWatch
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Dim, Heading, Told
+from qvpn_gui.widgets.texts import Dim, Heading, Text, Told
 from qvpn_gui.words import Words, sentence
 
 
@@ -89,11 +88,14 @@ class SettingsDialog(QDialog):
         close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         close.rejected.connect(self.reject)
         close.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, theme.SPACE * 2)
-        self._problem.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
+        problem = QVBoxLayout()
+        problem.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
+        problem.addWidget(self._problem)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        for part in (area, self._problem, close):
-            outer.addWidget(part)
+        outer.addWidget(area)
+        outer.addLayout(problem)
+        outer.addWidget(close)
         self.setMinimumWidth(400)
         self.resize(520, min(840, round(self.screen().availableGeometry().height() * 0.9)))
 
@@ -167,7 +169,7 @@ class _Row(QWidget):
             self.check.setAccessibleDescription(setting.help)
             rows.addWidget(self.check)
         else:
-            label = QLabel(setting.name)
+            label = Text(setting.name)
             self.choice = QComboBox()
             label.setBuddy(self.choice)
             for value in setting.values:

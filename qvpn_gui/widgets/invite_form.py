@@ -16,7 +16,6 @@ from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
@@ -29,7 +28,7 @@ from qvpn_core.client.doctor import Verdict
 from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.widgets.buttons import LargeButton
-from qvpn_gui.widgets.texts import Dim, Told
+from qvpn_gui.widgets.texts import Dim, Text, Told
 from qvpn_gui.words import Words, sentence
 
 if TYPE_CHECKING:  # brings cryptography, which most starts do not need
@@ -68,8 +67,7 @@ class InviteForm(QWidget):
         self.text.setAccessibleName(self.tr("Invite"))
         self.text.setTabChangesFocus(True)
         self.text.setAcceptDrops(False)  # the form takes drops, also of files
-        label = QLabel(self.tr("&Name on this computer"))
-        label.setTextFormat(Qt.TextFormat.PlainText)
+        label = Text(self.tr("&Name on this computer"))
         label.setBuddy(self.name)
         self._name_row = QWidget()
         row = QVBoxLayout(self._name_row)

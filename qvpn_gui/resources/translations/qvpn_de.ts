@@ -5,6 +5,7 @@
     <name>App</name>
     <message>
         <source>Connection lost</source>
+        <extracomment>What the desktop gets to say how it looks before the window appears.</extracomment>
         <translation>Verbindung verloren</translation>
     </message>
     <message>
@@ -887,7 +888,7 @@
     </message>
     <message>
         <source>What the gateway carries is known once you are connected. Until then, this assumes that it carries everything.</source>
-        <translation>Was das Gateway weiterleitet, ist bekannt, sobald Sie verbunden sind. Bis dahin gilt hier: alles.</translation>
+        <translation>Was das Gateway weiterleitet, ist bekannt, sobald Sie verbunden sind. Bis dahin wird hier angenommen: alles.</translation>
     </message>
     <message>
         <source>Everything else goes directly.</source>

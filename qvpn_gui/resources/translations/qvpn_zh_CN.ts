@@ -5,6 +5,7 @@
     <name>App</name>
     <message>
         <source>Connection lost</source>
+        <extracomment>What the desktop gets to say how it looks before the window appears.</extracomment>
         <translation>连接已断开</translation>
     </message>
     <message>
