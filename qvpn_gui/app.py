@@ -41,6 +41,13 @@ if TYPE_CHECKING:  # windows that most starts do not open
 
 log = logging.getLogger("qvpn.app")
 
+#: Parts of the core that are imported once the app is there, beside the event loop.
+_LATER = (
+    "qvpn_core.client.agent",
+    "qvpn_core.client.route_preview",
+    "qvpn_core.client.doctor_facts",
+    "qvpn_core.client.report",
+)
 #: What the desktop gets to say how it looks before the window appears.
 _LOOK_SECONDS = 0.3
 
@@ -147,8 +154,10 @@ class App(QObject):
         await self.bus.watch_owner(WATCHER, self.tray.host_changed)
         if self._start.minimized and not self.tray.available():
             log.info("no panel takes icons: start qvpn again to see its window")
-        # The core is slow to import, and the first connection would wait for it.
-        await asyncio.to_thread(__import__, "qvpn_core.client.agent")
+        # The core is slow to import: the first connection would wait for it, and the first look at
+        # some windows would hold up the loop.
+        for module in _LATER:
+            await asyncio.to_thread(__import__, module)
 
     async def _show_window(self) -> None:
         """In the desktop's colours and font from the first moment, unless they take long."""
