@@ -30,7 +30,7 @@ def test_what_is_missed_is_marked_and_what_was_not_measured_is_left_out() -> Non
     recorded["idle"] = [0.1]
     text, entries = report(recorded, "head")
     assert "MISSED: < 1.5" in text
-    assert "| < 0.5 |" in text.replace("  ", " ")
+    assert "< 0.5 |" in text
     assert [entry["name"] for entry in entries] == ["start_notifier", "idle"]
     assert entries[0] == {"name": "start_notifier", "unit": "s", "value": 2.0, "wanted": 1.5}
     assert {"start_cold", "rss", "turn_max"} <= METRICS.keys()
