@@ -5,7 +5,7 @@
     <name>App</name>
     <message>
         <source>Connection lost</source>
-        <extracomment>What the desktop gets to say how it looks before the window appears.</extracomment>
+        <extracomment>Parts of the core that are imported once the app is there, beside the event loop. What the desktop gets to say how it looks before the window appears.</extracomment>
         <translation>连接已断开</translation>
     </message>
     <message>
