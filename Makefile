@@ -58,6 +58,7 @@ fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS e
 bench: $(STAMP) datapath  ## this VPN beside others and beside no VPN, in one run; needs root
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.streams
+	-$(BIN)/python -m bench.app
 
 .PHONY: lock
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml

@@ -21,10 +21,11 @@ from PySide6.QtGui import QSessionManager
 from PySide6.QtWidgets import QApplication
 
 from qvpn_core.client.states import State
-from qvpn_gui import icons, instance, languages, settings
+from qvpn_gui import icons, instance, languages, settings, style
 from qvpn_gui.actions import Actions
 from qvpn_gui.bus import SessionBus
 from qvpn_gui.defects import Defects
+from qvpn_gui.desktop_look import APPEARANCE, INTERFACE, DesktopLook
 from qvpn_gui.dialogs.opener import Opener
 from qvpn_gui.instance import Start
 from qvpn_gui.notices import Notice, Notices
@@ -39,6 +40,16 @@ if TYPE_CHECKING:  # windows that most starts do not open
     from qvpn_gui.dialogs.profiles import ProfilesDialog
 
 log = logging.getLogger("qvpn.app")
+
+#: Parts of the core that are imported once the app is there, beside the event loop.
+_LATER = (
+    "qvpn_core.client.agent",
+    "qvpn_core.client.route_preview",
+    "qvpn_core.client.doctor_facts",
+    "qvpn_core.client.report",
+)
+#: What the desktop gets to say how it looks before the window appears.
+_LOOK_SECONDS = 0.3
 
 
 class App(QObject):
@@ -59,6 +70,8 @@ class App(QObject):
         self.tray = Tray(self.model, self.menu, self.words, self)
         self.opener = Opener(self.model, self.actions, self.window, self.menu)
         self.bus = SessionBus()
+        self.look = DesktopLook(qt, self)
+        self._look_known = asyncio.Event()
         file = settings.settings_file()
         self._settings_watch = FileWatch(file.parent, file.name, self)
         self._profiles: ProfilesDialog | None = None
@@ -94,7 +107,7 @@ class App(QObject):
                 async with asyncio.TaskGroup() as group:
                     lasting = [
                         group.create_task(self._guarded(work))
-                        for work in (self.model.run(), self._join_desktop())
+                        for work in (self.model.run(), self._join_desktop(), self._show_window())
                     ]
                     self._begin()
                     await self._over.wait()
@@ -133,8 +146,6 @@ class App(QObject):
 
     def _begin(self) -> None:
         gc.freeze()  # what exists now stays: no collection walks it again
-        if not self._start.minimized:
-            self.window.show()
         self._obey(self._start)
         if self._start.connect is None and self.model.state is State.DISCONNECTED:
             name = settings.load_settings().connect_at_start
@@ -147,11 +158,24 @@ class App(QObject):
         """Find the panel and the notification service, when there are any."""
         self.tray.renew()
         await self.bus.connect()
+        await self.bus.watch_settings((APPEARANCE, INTERFACE), self.look.show)
+        self._look_known.set()
         await self.bus.watch_owner(WATCHER, self.tray.host_changed)
         if self._start.minimized and not self.tray.available():
             log.info("no panel takes icons: start qvpn again to see its window")
-        # The core is slow to import, and the first connection would wait for it.
-        await asyncio.to_thread(__import__, "qvpn_core.client.agent")
+        # The core is slow to import: the first connection would wait for it, and the first look at
+        # some windows would hold up the loop.
+        for module in _LATER:
+            await asyncio.to_thread(__import__, module)
+
+    async def _show_window(self) -> None:
+        """In the desktop's colours and font from the first moment, unless they take long."""
+        if self._start.minimized:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._look_known.wait()
+        self.window.show()
 
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:
         """A defect in one part does not end the others."""
@@ -272,6 +296,7 @@ def make_qt(arguments: list[str]) -> QApplication:
     qt = QApplication(arguments)
     qt.setApplicationName("qvpn")
     qt.setDesktopFileName(icons.APP)
+    style.install(qt)
     languages.install(qt, settings.load_settings().language)
     qt.setWindowIcon(icons.icon(icons.APP))
     return qt

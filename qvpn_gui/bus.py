@@ -1,14 +1,14 @@
-"""The desktop's session bus: who owns a name, and notifications. Optional: without it, silence.
+"""The desktop's session bus: who owns a name, notifications, the portal's settings. Optional.
 
-Neither a protocol of ours nor a network: `org.freedesktop.DBus` and `org.freedesktop.Notifications`
-(Desktop Notifications Specification 1.2).
+Neither a protocol of ours nor a network: `org.freedesktop.DBus`, `org.freedesktop.Notifications`
+(Desktop Notifications Specification 1.2) and `org.freedesktop.portal.Settings`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # imported after the window is there
@@ -20,6 +20,11 @@ log = logging.getLogger("qvpn.app")
 _BUS: Final = "org.freedesktop.DBus"
 _NOTIFICATIONS: Final = "org.freedesktop.Notifications"
 _PATH: Final = "/org/freedesktop/Notifications"
+_PORTAL: Final = "org.freedesktop.portal.Desktop"
+_PORTAL_PATH: Final = "/org/freedesktop/portal/desktop"
+_SETTINGS: Final = "org.freedesktop.portal.Settings"
+#: Settings by namespace and key.
+Settings = Mapping[str, Mapping[str, Any]]
 _PATIENCE: Final = 5.0  # seconds for a service of the desktop to answer
 
 
@@ -30,6 +35,7 @@ class SessionBus:
         self._bus: MessageBus | None = None
         self._owners: dict[str, Callable[[bool], None]] = {}
         self._shown = 0
+        self._settings: tuple[frozenset[str], Callable[[Settings], None]] | None = None
         #: Called when the user clicks a notification of ours.
         self.on_activated: Callable[[], None] = lambda: None
 
@@ -66,6 +72,21 @@ class SessionBus:
         )
         owned = await self._call(_BUS, "/org/freedesktop/DBus", _BUS, "NameHasOwner", "s", [name])
         changed(bool(owned and owned[0]))
+
+    async def watch_settings(
+        self, spaces: Sequence[str], changed: Callable[[Settings], None]
+    ) -> None:
+        """Call `changed` now with the portal's settings, and with each that changes."""
+        self._settings = (frozenset(spaces), changed)
+        await self._match(f"type='signal',interface='{_SETTINGS}',member='SettingChanged'")
+        arguments = [list(spaces)]
+        reply = await self._call(_PORTAL, _PORTAL_PATH, _SETTINGS, "ReadAll", "as", arguments)
+        if reply:
+            found = {
+                space: {key: _plain(value) for key, value in keys.items()}
+                for space, keys in reply[0].items()
+            }
+            changed(found)
 
     async def notify(self, title: str, text: str, *, urgent: bool) -> None:
         """Show a notification in place of our last one."""
@@ -128,5 +149,17 @@ class SessionBus:
             return
         if message.member == "NameOwnerChanged" and message.body[0] in self._owners:
             self._owners[message.body[0]](bool(message.body[2]))
+        elif message.member == "SettingChanged" and self._settings is not None:
+            spaces, changed = self._settings
+            space, key, value = message.body
+            if space in spaces:
+                changed({space: {key: _plain(value)}})
         elif message.member == "ActionInvoked" and message.body[0] == self._shown:
             self.on_activated()
+
+
+def _plain(value: Any) -> Any:
+    """What a variant holds, however often it was wrapped."""
+    while hasattr(value, "signature") and hasattr(value, "value"):
+        value = value.value
+    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -98,9 +98,18 @@ def examine_settings() -> tuple[Settings, tuple[str, ...]]:
         if field.name in values:
             try:
                 good[field.name] = msgspec.convert(values[field.name], field.type)
-            except msgspec.ValidationError as error:
-                problems.append(f"setting {field.name} is ignored: {error}")
+            except msgspec.ValidationError:
+                wanted = _wanted(field.type)
+                problems.append(f"setting {field.name} is ignored: it has to be {wanted}")
     return Settings(**good), tuple(problems)
+
+
+def _wanted(kind: Any) -> str:
+    """What a setting can be, as one writes it."""
+    if kind is bool:
+        return "true or false"
+    choices = get_args(kind)
+    return " or ".join(f'"{choice}"' for choice in choices) if choices else "a text"
 
 
 def edit_settings(**changes: Any) -> None:

@@ -6,10 +6,12 @@ No colour alone carries a meaning: every state has a shape of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from PySide6.QtGui import QColor, QFont, QPalette
+from PySide6.QtWidgets import QApplication, QWidget
 
 from qvpn_core.client.doctor import Verdict
 from qvpn_core.client.states import State
@@ -65,6 +67,28 @@ def color(state: State) -> QColor:
     return QColor(_COLORS[state])
 
 
+def seen(color: QColor, palette: QPalette) -> QColor:
+    """A colour on this palette's windows, cards and lists: at least 3:1, by a little text's colour.
+
+    The colours of the states are made for panels, which are black or white; windows are not.
+    """
+    parts = (
+        palette.window().color(), card(palette), palette.base().color(),
+        palette.windowText().color(),
+    )  # fmt: skip
+    return QColor.fromRgba(_seen(color.rgba(), *(part.rgba() for part in parts)))
+
+
+@lru_cache(maxsize=256)
+def _seen(color: int, window: int, surface: int, base: int, text: int) -> int:
+    grounds = [QColor.fromRgba(ground) for ground in (window, surface, base)]
+    found, share = QColor.fromRgba(color), 0.0
+    while share < 1 and min(contrast(found, ground) for ground in grounds) < 3:
+        share += 0.04
+        found = mixed(QColor.fromRgba(color), QColor.fromRgba(text), share)
+    return found.rgba()
+
+
 def is_dark(palette: QPalette) -> bool:
     """Whether text is lighter than what it is written on."""
     return palette.windowText().color().lightness() > palette.window().color().lightness()
@@ -95,6 +119,31 @@ def dim(palette: QPalette) -> QColor:
     return mixed(palette.windowText().color(), palette.window().color(), 0.34)
 
 
+def dark_palette() -> QPalette:
+    """For desktops that are dark where Qt is not."""
+    role, disabled = QPalette.ColorRole, QPalette.ColorGroup.Disabled
+    palette = QPalette(QColor("#323232"))
+    for name, color in (
+        (role.Window, "#2b2b2d"),
+        (role.WindowText, "#f0f0f0"),
+        (role.Base, "#232325"),
+        (role.AlternateBase, "#2e2e30"),
+        (role.Text, "#f0f0f0"),
+        (role.Button, "#3a3a3d"),
+        (role.ButtonText, "#f0f0f0"),
+        (role.PlaceholderText, "#909094"),
+        (role.Highlight, "#3584e4"),
+        (role.HighlightedText, "#ffffff"),
+        (role.Accent, "#3584e4"),
+        (role.ToolTipBase, "#3a3a3d"),
+        (role.ToolTipText, "#f0f0f0"),
+    ):
+        palette.setColor(role(name), QColor(color))
+    for name in (role.WindowText, role.Text, role.ButtonText):
+        palette.setColor(disabled, name, QColor("#7c7c80"))
+    return palette
+
+
 def scaled(font: QFont, factor: float, *, bold: bool = False) -> QFont:
     """The desktop's font in another size."""
     made = QFont(font)
@@ -105,6 +154,13 @@ def scaled(font: QFont, factor: float, *, bold: bool = False) -> QFont:
     if bold:
         made.setWeight(QFont.Weight.DemiBold)
     return made
+
+
+def emphasise(widget: QWidget, factor: float) -> None:
+    """Write a widget in the desktop's font of today, larger and heavier."""
+    font = scaled(QApplication.font(), factor, bold=True)
+    if font != widget.font():  # which would be another change of its font
+        widget.setFont(font)
 
 
 def accent(palette: QPalette) -> QColor:

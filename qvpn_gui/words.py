@@ -76,7 +76,7 @@ class Words(QObject):
             case State.CONNECTED:
                 return self._covered(status)
             case State.RECONNECTING:
-                return self.tr("What belongs in the tunnel waits and does not leave beside it.")
+                return self.tr("Traffic for the tunnel waits. Nothing leaves outside it.")
             case State.DISCONNECTING:
                 return self.tr("Putting your network back as it was.")
             case State.BLOCKED:
@@ -128,7 +128,7 @@ class Words(QObject):
             "permission": self.tr("Ask for your permission"),
             "resolving": self.tr("Find the gateway"),
             "handshake": self.tr("Agree on encryption"),
-            "authenticating": self.tr("Prove this device"),
+            "authenticating": self.tr("Identify this device"),
             "addresses": self.tr("Receive addresses"),
             "routes": self.tr("Set up routes"),
         }[stage]
@@ -162,16 +162,16 @@ class Words(QObject):
             "tun-unavailable": self.tr("The tunnel device is not available"),
             "dns-setup": self.tr("Name servers could not be set"),
             "helper-missing": self.tr("qvpn's helper is not installed"),
-            "polkit-missing": self.tr("Nobody can grant permission"),
-            "polkit-agent-missing": self.tr("Nobody can ask you for permission"),
+            "polkit-missing": self.tr("No service that grants permission is running"),
+            "polkit-agent-missing": self.tr("No program can ask you for permission"),
             "not-authorized": self.tr("Permission was not given"),
             "helper-failed": self.tr("qvpn's helper did not start"),
-            "helper-version": self.tr("The app and its helper do not fit together"),
+            "helper-version": self.tr("The app and its helper are of different versions"),
             "helper-lost": self.tr("qvpn's helper has ended"),
             "helper-ended": self.tr("Somebody ended the session"),
-            "network-taken": self.tr("Another tunnel is up on this machine"),
+            "network-taken": self.tr("Another tunnel is up on this computer"),
             "not-allowed": self.tr("This is not allowed"),
-            "network-setup": self.tr("This machine's network could not be set up"),
+            "network-setup": self.tr("This computer's network could not be set up"),
             "port-in-use": self.tr("Another program listens at this address"),
             "usage": self.tr("This cannot be done"),
             "agent": self.tr("This cannot be done"),
@@ -193,6 +193,12 @@ class Words(QObject):
             "{user} is connected on this computer. Ask {user} to disconnect; an administrator can "
             "end it with: qvpn unlock"
         ).format(user=user)
+
+    def portal(self, address: str) -> str:
+        """What to do about a network that wants a sign-in first."""
+        return self.tr(
+            "Sign in at {address}. qvpn lets your browser out for that and connects afterwards."
+        ).format(address=address)
 
     def proxy(self, proxy: Proxy) -> str:
         """What is served at an address."""
@@ -222,11 +228,13 @@ class Words(QObject):
 
     def rate(self, bits: float) -> str:
         """Bits per second, to three digits."""
-        for unit in ("bit/s", "kbit/s", "Mbit/s"):
-            if bits < 999.5:
-                return _number(bits, unit == "bit/s") + " " + unit
-            bits /= 1000
-        return _number(bits, whole=False) + " Gbit/s"
+        value, unit = _scaled(bits)
+        return f"{_number(value, unit == 'bit/s')} {unit}"
+
+    def round_rate(self, bits: float) -> str:
+        """Bits per second that are 1, 2 or 5 times a power of ten: the end of an axis."""
+        value, unit = _scaled(bits)
+        return f"{_number(value, whole=True)} {unit}"
 
     def size(self, count: int) -> str:
         """Bytes."""
@@ -254,6 +262,14 @@ def sentence(line: str) -> str:
 def protects(status: Status) -> bool:
     """Whether the tunnel is meant for everything and carries all of an IP version."""
     return status.mode != "only" and not _EVERYTHING.isdisjoint(status.routes)
+
+
+def _scaled(bits: float) -> tuple[float, str]:
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if bits < 999.5:
+            return bits, unit
+        bits /= 1000
+    return bits, "Gbit/s"
 
 
 def _number(value: float, whole: bool) -> str:

@@ -79,7 +79,7 @@ def _warnings(
         if len(whole) < 2:
             yield (
                 "the gateway does not carry everything, and the kill switch refuses the rest: "
-                "use --only with the gateway's networks"
+                "send only the gateway's networks into the tunnel (--only)"
             )
     specific = [
         route.prefix
@@ -98,11 +98,14 @@ def _warnings(
         elif remote:
             yield f"{network} is on {link} and behind the gateway: it uses the tunnel"
         elif is_lan(network):
-            yield f"{network} on {link} is out of reach: to keep it, use --except lan"
+            yield (
+                f"{network} on {link} is out of reach: to keep it, leave the LAN out of the tunnel "
+                "(--except lan)"
+            )
         elif policy.lan and network.version == 4:  # IPv6 has link-local addresses for neighbours
             yield (
                 f"{network} on {link} is out of reach, as it is too large or too public for a "
-                f"LAN: if you trust it, use --except {network}"
+                f"LAN: if you trust it, leave it out of the tunnel (--except {network})"
             )
 
 

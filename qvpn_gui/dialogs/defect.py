@@ -35,7 +35,7 @@ class DefectDialog(QDialog):
         role = QDialogButtonBox.ButtonRole
         copy = buttons.addButton(self.tr("&Copy report"), role.ActionRole)
         end = buttons.addButton(self.tr("&Quit qvpn"), role.DestructiveRole)
-        go_on = buttons.addButton(self.tr("&Go on"), role.AcceptRole)
+        go_on = buttons.addButton(self.tr("C&ontinue"), role.AcceptRole)
         go_on.setDefault(True)
         copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(report))
         end.clicked.connect(self.quit)

@@ -21,7 +21,6 @@ from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QPlainTextEdit,
     QPushButton,
     QScrollArea,
@@ -37,6 +36,7 @@ from qvpn_gui import icons, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.dialogs.diagnostics_words import DiagnosticsWords
 from qvpn_gui.versions import versions
+from qvpn_gui.widgets.fields import ClearableLine
 from qvpn_gui.widgets.texts import Dim, Heading, Text
 from qvpn_gui.words import sentence
 
@@ -66,6 +66,7 @@ class DiagnosticsDialog(QDialog):
 
     def _build(self) -> None:
         self.setWindowTitle(self.tr("Diagnostics"))
+        self.pages.setAccessibleName(self.tr("Diagnostics"))
         self.pages.addTab(self.checks, self.tr("&Checks"))
         self.pages.addTab(self.log, self.tr("&Log"))
         self.pages.addTab(self.report, self.tr("&Report"))
@@ -126,7 +127,7 @@ class DiagnosticsDialog(QDialog):
 
 
 class ChecksPage(QWidget):
-    """A line for each check, the worst first to be seen by its mark and its words."""
+    """A line for each check, the worst first."""
 
     def __init__(self, words: DiagnosticsWords, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -168,7 +169,7 @@ class ChecksPage(QWidget):
         while (item := self._grid.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
                 widget.deleteLater()
-        for row, finding in enumerate(findings):
+        for row, finding in enumerate(sorted(findings, key=_weight)):
             self._show(row, finding)
         self._grid.setRowStretch(len(findings), 1)
 
@@ -176,6 +177,7 @@ class ChecksPage(QWidget):
         verdict = self._words.verdict(finding.verdict)
         mark = QLabel()
         drawing, color = theme.VERDICTS[finding.verdict]
+        color = theme.seen(color, self.palette())
         mark.setPixmap(icons.pixmap(drawing, 16, color, self.devicePixelRatioF()))
         mark.setAccessibleName(verdict)
         words = QWidget()
@@ -193,22 +195,24 @@ class ChecksPage(QWidget):
         self._grid.addWidget(words, row, 1)
 
 
+def _weight(finding: Finding) -> int:
+    """What needs somebody comes before what is well and what is not known."""
+    return ("bad", "warning", "good", "unknown").index(finding.verdict)
+
+
 class LogPage(QWidget):
     """The end of a log as it grows, of a level and with a word."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.file, self.level, self.filter = QComboBox(), QComboBox(), QLineEdit()
+        self.file, self.level, self.filter = QComboBox(), QComboBox(), ClearableLine()
         self.file.addItem(self.tr("This app"), _LOGS[0])
         self.file.addItem(self.tr("qvpn up"), _LOGS[1])
-        self.file.setAccessibleName(self.tr("Which log"))
         names = (self.tr("All"), self.tr("Normal"), self.tr("Warnings"), self.tr("Errors"))
         for name, level in zip(names, _LEVELS, strict=True):
             self.level.addItem(name, level)
-        self.level.setAccessibleName(self.tr("Importance"))
         self.filter.setPlaceholderText(self.tr("Filter"))
         self.filter.setAccessibleName(self.tr("Filter"))
-        self.filter.setClearButtonEnabled(True)
         self.text = _monospaced(self.tr("Log"))
         self._shown: tuple[str, str, str, str] | None = None
         self._timer = QTimer(self, interval=_LOG_INTERVAL)
@@ -217,8 +221,14 @@ class LogPage(QWidget):
         self.level.currentIndexChanged.connect(self.refresh)
         self.filter.textChanged.connect(self.refresh)
         head = QHBoxLayout()
-        head.addWidget(self.file)
-        head.addWidget(self.level)
+        # A screen reader asks a combo box for its label, not for its name.
+        for words, choice in ((self.tr("So&urce"), self.file), (self.tr("Le&vel"), self.level)):
+            label = QLabel(words)
+            label.setTextFormat(Qt.TextFormat.PlainText)
+            label.setBuddy(choice)
+            head.addWidget(label)
+            head.addWidget(choice)
+            head.addSpacing(theme.SPACE)
         head.addWidget(self.filter, 1)
         rows = QVBoxLayout(self)
         rows.addLayout(head)
@@ -243,7 +253,7 @@ class LogPage(QWidget):
         bar = self.text.verticalScrollBar()
         at_end = bar.value() == bar.maximum()
         lines = chosen_lines(text, self.level.currentData(), self.filter.text())
-        self.text.setPlainText(lines or self.tr("There is nothing."))
+        self.text.setPlainText(lines or self.tr("No entries."))
         if at_end:
             self.text.moveCursor(QTextCursor.MoveOperation.End)
 
@@ -275,8 +285,8 @@ class ReportPage(QWidget):
         self._said = Text()
         about = Text(
             self.tr(
-                "This is all that a report contains. Names, addresses and keys are replaced, the "
-                "same by the same. It goes only where you save it."
+                "This is the whole report. Placeholders stand for names, addresses and keys, "
+                "the same one each time. It goes nowhere but where you save it."
             )
         )
         line = QHBoxLayout()

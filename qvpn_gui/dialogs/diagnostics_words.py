@@ -22,7 +22,7 @@ class DiagnosticsWords(QObject):
             "dns": self.tr("Names (DNS)"),
             "udp": self.tr("Reaching the gateway over UDP"),
             "mtu": self.tr("Packet size"),
-            "leak": self.tr("Traffic beside the tunnel"),
+            "leak": self.tr("Traffic outside the tunnel"),
             "tray": self.tr("Icon in the panel"),
         }.get(finding.check, finding.check)
 
@@ -31,7 +31,7 @@ class DiagnosticsWords(QObject):
         return {
             "good": self.tr("Good"),
             "unknown": self.tr("Not known"),
-            "warning": self.tr("Look at this"),
+            "warning": self.tr("Needs attention"),
             "bad": self.tr("Problem"),
         }[verdict]
 

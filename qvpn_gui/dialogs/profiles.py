@@ -12,8 +12,10 @@ from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import (
     QCheckBox,
     QDialog,
+    QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
+    QLabel,
     QListWidget,
     QListWidgetItem,
     QMessageBox,
@@ -29,7 +31,7 @@ from qvpn_gui import autostart, settings, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.invite_form import InviteForm
-from qvpn_gui.widgets.texts import Dim, Heading, Text
+from qvpn_gui.widgets.texts import Dim, Heading, Told
 from qvpn_gui.words import Words
 
 
@@ -56,9 +58,9 @@ class ProfilesDialog(QDialog):
         self.rename = QPushButton(self.tr("&Rename"))
         self.export = QPushButton(self.tr("&Export…"))
         self.delete = QPushButton(self.tr("&Delete…"))
-        self.at_start = QCheckBox(self.tr("&Connect this one when qvpn starts"))
+        self.at_start = QCheckBox(self.tr("&Connect this profile when qvpn starts"))
         self.with_session = QCheckBox(self.tr("&Start qvpn when I log in"))
-        self.about, self.verdict = Dim(), Text()
+        self.about, self.verdict = Dim(), Told()
         self.form = InviteForm(words)
         self._pages = QStackedWidget()
         self._build()
@@ -75,6 +77,8 @@ class ProfilesDialog(QDialog):
             button.setAutoDefault(False)
             buttons.addWidget(button)
         buttons.addStretch(1)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         top = QHBoxLayout()
         top.setSpacing(theme.SPACE + 4)
         top.addWidget(self.list, 1)
@@ -84,19 +88,23 @@ class ProfilesDialog(QDialog):
         back = QPushButton(self.tr("&Back"))
         back.setAutoDefault(False)
         back.clicked.connect(self._show_list)
-        line = QHBoxLayout()
-        line.addWidget(back)
-        line.addStretch(1)
-        page = _column(heading, self.form)
-        page.layout().addLayout(line)  # type: ignore[union-attr]
-        self._pages.addWidget(page)
+        self._pages.addWidget(_column(heading, self.form))
+        self._back = back
+        close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        close.rejected.connect(self.reject)
+        end = QHBoxLayout()
+        end.addWidget(back)
+        end.addWidget(close)
+        back.hide()
         rows = QVBoxLayout(self)
         rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
         rows.setSpacing(theme.SPACE)
         rows.addWidget(self._pages, 1)
         rows.addWidget(self.verdict)
+        rows.addSpacing(theme.SPACE)
+        rows.addLayout(end)
         self.verdict.hide()
-        self.resize(480, 440)
+        self.resize(520, 500)
 
     def _connect(self) -> None:
         self.list.currentItemChanged.connect(self._show_chosen)
@@ -143,11 +151,14 @@ class ProfilesDialog(QDialog):
         """Ask for an invite."""
         self._say("")
         self._pages.setCurrentIndex(1)
+        self._back.setVisible(self.list.count() > 0)
         self.form.text.setFocus()
 
     def _show_list(self) -> None:
         self._say("")
         self._pages.setCurrentIndex(0)
+        self._back.hide()
+        self.list.setFocus()
 
     def _show_chosen(self) -> None:
         name = self.chosen
@@ -174,7 +185,7 @@ class ProfilesDialog(QDialog):
         if profile.device:
             lines.append(self.tr("This device is called {name} there").format(name=profile.device))
         if profile.key is None:
-            lines.append(self.tr("Known by a token"))
+            lines.append(self.tr("Signs in with a token"))
         elif profile.key == "file":
             lines.append(self.tr("The key is in a file that only you can read"))
         else:
@@ -192,6 +203,8 @@ class ProfilesDialog(QDialog):
             return
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Question)
+        for label in box.findChildren(QLabel, "qt_msgboxex_icon_label"):
+            label.setAccessibleName(self.tr("Question"))
         box.setWindowTitle(self.tr("Delete profile"))
         box.setText(self.tr("Delete {name} and its key?").format(name=name))
         box.setInformativeText(
@@ -251,7 +264,7 @@ class ProfilesDialog(QDialog):
         self._actions.profiles_moved()
 
     def _say(self, words: str) -> None:
-        self.verdict.setText(words)
+        self.verdict.tell(words)
         self.verdict.setVisible(bool(words))
 
 

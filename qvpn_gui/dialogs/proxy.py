@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
     QDialog,
@@ -23,7 +24,7 @@ from qvpn_core.client.proxy.options import DEFAULT_SOCKS, ProxyOptions
 from qvpn_core.errors import UsageError
 from qvpn_gui import theme
 from qvpn_gui.actions import Actions
-from qvpn_gui.widgets.texts import Dim, Text
+from qvpn_gui.widgets.texts import Dim, Told
 from qvpn_gui.words import sentence
 
 _LINES = 4
@@ -40,7 +41,7 @@ class ProxyDialog(QDialog):
         self.tunnel = QRadioButton(self.tr("&Tunnel"))
         self.proxy = QRadioButton(self.tr("&Proxy only (no administrator rights)"))
         self.socks, self.http, self.forwards = QLineEdit(), QLineEdit(), QPlainTextEdit()
-        self.verdict = Text()
+        self.verdict = Told()
         self._buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
@@ -72,7 +73,7 @@ class ProxyDialog(QDialog):
         form.addRow(
             Dim(
                 self.tr(
-                    "A line for each: a port of this computer, and the host and port behind the "
+                    "One per line: a port of this computer, then the host and port behind the "
                     "gateway that it leads to."
                 )
             )
@@ -86,7 +87,7 @@ class ProxyDialog(QDialog):
             "For all programs, or for the destinations that you choose.")))  # fmt: skip
         rows.addWidget(self.proxy)
         rows.addWidget(_below(self.tr(
-            "Only for programs that you set up for it; the rest of this computer goes "
+            "Only for programs that you set up for it; everything else on this computer goes "
             "directly.")))  # fmt: skip
         rows.addWidget(self._form)
         rows.addWidget(self.verdict)
@@ -101,7 +102,9 @@ class ProxyDialog(QDialog):
         self._before = profile.proxy if profile is not None else ProxyOptions()
         self.setWindowTitle(self.tr("Connect as: {name}").format(name=self._name))
         self.setEnabled(profile is not None)
-        (self.proxy if self._before.enabled else self.tunnel).setChecked(True)
+        chosen = self.proxy if self._before.enabled else self.tunnel
+        chosen.setChecked(True)
+        chosen.setFocus()
         self.socks.setText(self._before.socks)
         self.http.setText(self._before.http)
         self.forwards.setPlainText("\n".join(self._before.forwards))
@@ -125,11 +128,22 @@ class ProxyDialog(QDialog):
         try:
             self.options.listeners()
         except UsageError as error:
-            self.verdict.setText(sentence(str(error)))
+            self.verdict.tell(sentence(str(error)))
             self.ok.setEnabled(False)
         else:
-            self.verdict.setText("")
+            self.verdict.tell("")
             self.ok.setEnabled(True)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Stay high enough for texts that wrap, which Qt's least size leaves out."""
+        layout = self.layout()
+        if layout is not None:
+            self.setMinimumHeight(layout.totalHeightForWidth(self.width()))
 
     def _apply(self) -> None:
         self._actions.set_proxy(self._name, self.options)

@@ -101,6 +101,7 @@ class RoutesDialog(QDialog):
         view.ok.clicked.connect(lambda: self._apply(close=True))
         view.cancel.clicked.connect(self.reject)
         view.table.selectionModel().currentRowChanged.connect(self._show_finding)
+        view.table.selectionModel().selectionChanged.connect(self._choose)
         self.lines.edited.connect(self._edited)
         self.lines.rejected.connect(self._rejected)
         self._pause.timeout.connect(lambda: self._run("preview", self._compute()))
@@ -266,6 +267,9 @@ class RoutesDialog(QDialog):
         rows = [index.row() for index in self.view.table.selectionModel().selectedIndexes()]
         self.lines.remove(rows)
 
+    def _choose(self) -> None:
+        self.view.remove.setEnabled(self.view.table.selectionModel().hasSelection())
+
     def _rejected(self, error: UsageError) -> None:
         self.view.say(sentence(str(error)))
 
@@ -299,7 +303,7 @@ class RoutesDialog(QDialog):
         try:
             entries, wrong = parse_lines(await asyncio.to_thread(read))
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else self.tr("it is no text")
+            why = error.strerror if isinstance(error, OSError) else self.tr("it is not a text file")
             self.view.say(
                 self.tr("{file} cannot be read: {why}").format(file=path.name, why=why or "")
             )

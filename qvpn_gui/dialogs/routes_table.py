@@ -14,11 +14,12 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtWidgets import QApplication, QStyle
+from PySide6.QtGui import QGuiApplication
 
 from qvpn_core.client.route_list import Entry, Finding, parse_destination
 from qvpn_core.client.route_preview import Row
 from qvpn_core.errors import UsageError
+from qvpn_gui import icons, theme
 from qvpn_gui.dialogs.routes_words import RouteWords
 
 DESTINATION: Final = 0
@@ -112,8 +113,8 @@ class LinesTable(QAbstractTableModel):
         if role == _Role.DisplayRole:
             return self._words.destination(entry)
         if finding is not None and role == _Role.DecorationRole:
-            style = QApplication.style()
-            return style.standardIcon(QStyle.StandardPixmap.SP_MessageBoxWarning)
+            drawing, color = theme.VERDICTS["warning"]
+            return icons.icon(drawing, theme.seen(color, QGuiApplication.palette()))
         if finding is not None and role == _Role.ToolTipRole:
             return self._words.finding(finding)
         return None

@@ -20,7 +20,6 @@ from PySide6.QtWidgets import (
     QPushButton,
     QRadioButton,
     QScrollArea,
-    QTableView,
     QVBoxLayout,
     QWidget,
 )
@@ -31,7 +30,9 @@ from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.dialogs.routes_table import COMMENT, DESTINATION, EXCEPTION, LinesTable, RoutesTable
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Dim, Heading, Text
+from qvpn_gui.widgets.fields import ClearableLine
+from qvpn_gui.widgets.table import Table
+from qvpn_gui.widgets.texts import Dim, Heading, Text, Told
 from qvpn_gui.words import sentence
 
 #: Pixels below which what comes of the list stands under it.
@@ -52,7 +53,7 @@ class RoutesView(QWidget):
             "only": QRadioButton(self.tr("&Only these")),
             "all-except": QRadioButton(self.tr("Everything e&xcept these")),
         }
-        self.add_text, self.where = QLineEdit(), QLineEdit()
+        self.add_text, self.where = QLineEdit(), ClearableLine()
         self.add = QPushButton(self.tr("&Add"))
         self.remove = QPushButton(self.tr("&Remove"))
         self.import_ = QPushButton(self.tr("&Import…"))
@@ -64,14 +65,20 @@ class RoutesView(QWidget):
         self.offered = QAction(self.tr("What the &gateway offers"), menu)
         menu.addActions([self.private, self.lan, self.offered])
         self.presets.setMenu(menu)
+        # Opened by its letter, Qt would leave it looking pressed.
+        menu.aboutToHide.connect(self.presets.update, Qt.ConnectionType.QueuedConnection)
         self.offered.setEnabled(False)
-        self.table, self.result = QTableView(), QTableView()
+        self.remove.setEnabled(False)
+        self.table, self.result = (
+            Table(self.tr("Nothing is listed yet. Add a destination above, or choose a preset.")),
+            Table(""),
+        )
         self.table.setModel(lines)
         self.result.setModel(routes)
         self.ok = QPushButton(self.tr("O&K"))
         self.apply = QPushButton(self.tr("App&ly"))
         self.cancel = QPushButton(self.tr("&Cancel"))
-        self._message, self._finding, self._names = Text(), Text(), Dim()
+        self._message, self._finding, self._names = Told(), Told(), Dim()
         self._explanation, self._answer, self._note = Dim(), Text(), Dim()
         self._list = QWidget()
         self._sides = QHBoxLayout()
@@ -88,6 +95,7 @@ class RoutesView(QWidget):
     def show_mode(self, mode: RouteMode) -> None:
         """Choose a mode."""
         self._modes[mode].setChecked(True)
+        self._modes[mode].setFocus()
         self._explain()
 
     def show_changed(self, changed: bool) -> None:
@@ -109,8 +117,8 @@ class RoutesView(QWidget):
         self._routes.show(made.rows)
         if made.guessed:
             self._note.setText(
-                self.tr("Without a connection it is not known what the gateway carries; this shows "
-                        "one that carries everything.")
+                self.tr("What the gateway carries is known once you are connected. Until then, "
+                    "this assumes that it carries everything.")
             )  # fmt: skip
         elif made.policy.mode == "only":
             self._note.setText(self.tr("Everything else goes directly."))
@@ -119,15 +127,18 @@ class RoutesView(QWidget):
 
     def say(self, text: str) -> None:
         """What is wrong with what was typed, read or applied."""
-        _say(self._message, text)
+        self._message.tell(text, "bad")
+        self._message.setVisible(bool(text))
 
     def say_finding(self, text: str) -> None:
         """What is odd about a line."""
-        _say(self._finding, text)
+        self._finding.tell(text)
+        self._finding.setVisible(bool(text))
 
     def say_names(self, text: str) -> None:
         """That names are being looked up."""
-        _say(self._names, text)
+        self._names.setText(text)
+        self._names.setVisible(bool(text))
 
     def say_where(self, text: str) -> None:
         """Where something would go."""
@@ -237,9 +248,8 @@ class RoutesView(QWidget):
         heading.setBuddy(self.where)
         self.where.setPlaceholderText(self.tr("An address or a name"))
         self.where.setAccessibleName(self.tr("Where would this go?"))
-        self.where.setClearButtonEnabled(True)
         self._answer.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
-        self._answer.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeading)
+        self._answer.setAlignment(Qt.AlignmentFlag.AlignTop)
         result = self.result
         result.setAccessibleName(self.tr("Resulting routes"))
         result.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -293,8 +303,3 @@ class RoutesView(QWidget):
     def lan_needs(self, mode: RouteMode) -> None:
         """The local network can only be kept out."""
         self.lan.setEnabled(mode == "all-except")
-
-
-def _say(label: Text, text: str) -> None:
-    label.setText(text)
-    label.setVisible(bool(text))

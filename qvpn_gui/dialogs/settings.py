@@ -18,7 +18,6 @@ from PySide6.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFrame,
-    QLabel,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -30,8 +29,8 @@ from qvpn_gui.actions import Actions
 from qvpn_gui.dialogs.settings_words import Setting, SettingWords
 from qvpn_gui.watching import FileWatch
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Dim, Heading, Text
-from qvpn_gui.words import Words
+from qvpn_gui.widgets.texts import Dim, Heading, Text, Told
+from qvpn_gui.words import Words, sentence
 
 
 class SettingsDialog(QDialog):
@@ -44,7 +43,7 @@ class SettingsDialog(QDialog):
         self._sentences = Words(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._profile_title, self._problem = Heading(), Text()
+        self._profile_title, self._problem = Heading(), Told()
         self.profile_rows = {it.key: _Row(it, self._set_profile) for it in words.of_profile()}
         self.app_rows = {it.key: _Row(it, self._set_app) for it in words.of_app()}
         file = settings.settings_file()
@@ -62,8 +61,8 @@ class SettingsDialog(QDialog):
         self._profile_card.rows.addWidget(
             Dim(
                 self.tr(
-                    "The kill switch and the local network hold at once, the rest from the next "
-                    "connection on."
+                    "The kill switch and the local network apply at once, the rest from the "
+                    "next connection."
                 )
             )
         )
@@ -89,12 +88,16 @@ class SettingsDialog(QDialog):
         close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         close.rejected.connect(self.reject)
         close.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, theme.SPACE * 2)
-        self._problem.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
+        problem = QVBoxLayout()
+        problem.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
+        problem.addWidget(self._problem)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        for part in (area, self._problem, close):
-            outer.addWidget(part)
-        self.resize(520, min(760, round(self.screen().availableGeometry().height() * 0.9)))
+        outer.addWidget(area)
+        outer.addLayout(problem)
+        outer.addWidget(close)
+        self.setMinimumWidth(400)
+        self.resize(520, min(840, round(self.screen().availableGeometry().height() * 0.9)))
 
     def refresh(self) -> None:
         """Show what holds now, and what is wrong with the file."""
@@ -108,7 +111,7 @@ class SettingsDialog(QDialog):
         app, problems = settings.examine_settings()
         for key, row in self.app_rows.items():
             row.show_value(getattr(app, key))
-        self._say("\n".join(problems))
+        self._say("\n".join(map(sentence, problems)))
 
     def _set_profile(self, key: str, value: Any) -> None:
         if key == "lan":
@@ -143,7 +146,7 @@ class SettingsDialog(QDialog):
         self._say(self._sentences.problem(error))
 
     def _say(self, text: str) -> None:
-        self._problem.setText(text)
+        self._problem.tell(text)
         self._problem.setVisible(bool(text))
 
 
@@ -166,10 +169,9 @@ class _Row(QWidget):
             self.check.setAccessibleDescription(setting.help)
             rows.addWidget(self.check)
         else:
-            label = QLabel(setting.name)
+            label = Text(setting.name)
             self.choice = QComboBox()
             label.setBuddy(self.choice)
-            self.choice.setAccessibleName(setting.name.replace("&", ""))
             for value in setting.values:
                 self.choice.addItem(value.name, value.value)
             self.choice.activated.connect(self._chosen)

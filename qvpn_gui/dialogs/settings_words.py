@@ -39,16 +39,17 @@ class SettingWords(QObject):
             Setting(
                 "kill_switch",
                 self.tr("&Kill switch"),
-                self.tr("What happens to traffic that belongs in the tunnel while it is not up."),
+                self.tr("What happens to the tunnel's traffic while the tunnel is down."),
                 (
                     Value("off", self.tr("Off"), self.tr(
-                        "When the connection is given up, traffic goes directly to the internet.")),
+                        "When qvpn gives up on the connection, traffic goes directly to the "
+                        "internet.")),
                     Value("on", self.tr("While connected"), self.tr(
-                        "From connecting until you disconnect, nothing leaves beside the tunnel, "
-                        "also when qvpn crashes.")),
+                        "From the moment you connect until you disconnect, nothing leaves "
+                        "outside the tunnel, even if qvpn crashes.")),
                     Value("always", self.tr("Always"), self.tr(
-                        "Nothing leaves beside the tunnel, also after a restart of this computer, "
-                        "until you release the block.")),
+                        "Nothing leaves outside the tunnel, even after this computer "
+                        "restarts, until you release the block.")),
                 ),
             ),
             Setting(
@@ -63,8 +64,8 @@ class SettingWords(QObject):
                 "dns",
                 self.tr("Use the gateway's &name servers"),
                 self.tr(
-                    "What you visit is then looked up through the tunnel. Without it, your "
-                    "network's name servers see those names."
+                    "The names of sites that you visit are looked up through the tunnel. "
+                    "Otherwise, your network's name servers see them."
                 ),
             ),
             Setting(
@@ -77,7 +78,7 @@ class SettingWords(QObject):
                     Value("quic", self.tr("QUIC over UDP"), self.tr(
                         "The fastest; some networks block it.")),
                     Value("tls", self.tr("TLS over TCP"), self.tr(
-                        "Slower; passes almost everywhere.")),
+                        "Slower; works almost everywhere.")),
                 ),
             ),
         )  # fmt: skip
@@ -87,15 +88,15 @@ class SettingWords(QObject):
         return (
             Setting(
                 "notifications",
-                self.tr("Show &notifications"),
+                self.tr("Sho&w notifications"),
                 self.tr("Only for changes that you did not cause yourself."),
             ),
             Setting(
                 "language",
                 self.tr("Lan&guage"),
-                self.tr("From the next start of qvpn on."),
+                self.tr("Takes effect the next time qvpn starts."),
                 (
-                    Value("", self.tr("As the desktop")),
+                    Value("", self.tr("Same as the desktop")),
                     Value("en", "English"),
                     Value("de", "Deutsch"),
                     Value("zh_CN", "简体中文"),
@@ -104,7 +105,7 @@ class SettingWords(QObject):
             Setting(
                 "log_level",
                 self.tr("L&og"),
-                self.tr("How much is written down for finding the cause of a problem."),
+                self.tr("How much is recorded to help find the cause of a problem."),
                 (
                     Value("warning", self.tr("Problems only")),
                     Value("info", self.tr("Normal")),

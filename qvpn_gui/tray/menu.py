@@ -34,12 +34,13 @@ class TrayMenu(QMenu):
         self._actions = actions
         self._words = words
         self._state = self.addAction("")
-        self._state.setEnabled(False)
+        # A greyed-out line could hardly be read; this one leads to where there is more.
+        self._state.triggered.connect(self.open_window)
         self._toggle = self.addAction("")
         self._toggle.triggered.connect(actions.toggle)
         self._sign_in = self.addAction(self.tr("Open the &sign-in page"))
         self._sign_in.triggered.connect(actions.sign_in)
-        self._release = self.addAction(self.tr("&Release the block"))
+        self._release = self.addAction(self.tr("Release the &block"))
         self._release.triggered.connect(actions.release)
         self.addSeparator()
         self._profiles = Choices(self.tr("&Profile"), self)

@@ -5,8 +5,16 @@ The ring of the keyboard's focus is drawn where the keyboard brought it.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint, QPointF, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFocusEvent, QPainter, QPaintEvent, QPen, QTransform
+from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import (
+    QColor,
+    QFocusEvent,
+    QPainter,
+    QPaintEvent,
+    QPalette,
+    QPen,
+    QTransform,
+)
 from PySide6.QtWidgets import (
     QAbstractButton,
     QMenu,
@@ -34,7 +42,7 @@ class LargeButton(QPushButton):
         self._ring = False
         self.setMinimumSize(220, 46)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setFont(theme.scaled(self.font(), 1.15, bold=True))
+        theme.emphasise(self, 1.15)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setAttribute(Qt.WidgetAttribute.WA_Hover)  # repainted as the pointer comes and goes
 
@@ -43,6 +51,11 @@ class LargeButton(QPushButton):
         if quiet != self.quiet:
             self.quiet = quiet
             self.update()
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ApplicationFontChange:
+            theme.emphasise(self, 1.15)
+        return super().event(event)
 
     def sizeHint(self) -> QSize:
         text = self.fontMetrics().horizontalAdvance(self.text())
@@ -57,8 +70,9 @@ class LargeButton(QPushButton):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
         if self.quiet or not self.isEnabled():
-            fill = theme.mixed(palette.window().color(), palette.windowText().color(), 0.10)
-            text = palette.windowText().color() if self.isEnabled() else theme.dim(palette)
+            active = palette.color(QPalette.ColorGroup.Active, QPalette.ColorRole.WindowText)
+            fill = theme.mixed(palette.window().color(), active, 0.10 if self.isEnabled() else 0.07)
+            text = active if self.isEnabled() else theme.mixed(active, fill, 0.42)
         else:
             fill = theme.accent(palette)
             text = QColor("white")
@@ -91,14 +105,27 @@ class MenuButton(QToolButton):
     def __init__(self, menu: QMenu, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._menu = menu
+        self._factor = 0.0
         self.setAutoRaise(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.clicked.connect(self._open)
 
+    def emphasise(self, factor: float) -> None:
+        """Write the text larger and heavier than the desktop's, whatever that is."""
+        self._factor = factor
+        theme.emphasise(self, factor)
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ApplicationFontChange and self._factor:
+            theme.emphasise(self, self._factor)
+        return super().event(event)
+
     def _open(self) -> None:
+        # Towards the middle of the window, wherever the button is.
+        centre = self.mapTo(self.window(), self.rect().center())
         below = self.rect().bottomLeft()
-        if self.layoutDirection() is Qt.LayoutDirection.RightToLeft:
-            below = self.rect().bottomRight() - QPoint(self._menu.sizeHint().width(), 0)
+        if centre.x() > self.window().width() // 2:
+            below = self.rect().bottomRight() - QPoint(self._menu.sizeHint().width() - 1, 0)
         self._menu.popup(self.mapToGlobal(below))
 
 
@@ -161,9 +188,8 @@ class RowButton(QAbstractButton):
         painter.drawPixmap(QPointF(_visual(at, inner, mirrored).topLeft()), chevron)
         words = inner.adjusted(0, 0, -20, 0)
         flags = Qt.AlignmentFlag.AlignVCenter | Qt.TextFlag.TextShowMnemonic
+        # The painter mirrors these itself.
         leading, trailing = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
-        if mirrored:
-            leading, trailing = trailing, leading
         painter.setPen(palette.windowText().color())
         painter.drawText(_visual(words, inner, mirrored), int(flags | leading), self.text())
         label = self.fontMetrics().horizontalAdvance(self.text()) + 16

@@ -11,8 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent, QPen, QPolygonF
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtGui import (
+    QColor,
+    QFontMetricsF,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QPixmap,
+    QPolygonF,
+)
+from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from qvpn_gui import theme
 
@@ -24,6 +32,8 @@ SENT: Final = QColor("#b87c00")
 SPAN: Final = 120.0  # seconds
 #: The axis never ends below this, so that a few packets do not look like a flood.
 _LEAST: Final = 10_000.0  # bits per second
+_LEFT: Final = Qt.AlignmentFlag.AlignLeft
+_RIGHT: Final = Qt.AlignmentFlag.AlignRight
 
 
 def ceiling(peak: float) -> float:
@@ -33,13 +43,18 @@ def ceiling(peak: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= peak * 0.999)
 
 
-class TrafficGraph(QWidget):
-    """Give it points with `set_points`; `rate` turns bits per second into words for the axis."""
+class TrafficGraph(QLabel):
+    """Give it points with `set_points`; `rate` and `span` are the words for the axes."""
 
-    def __init__(self, rate: Callable[[float], str], parent: QWidget | None = None) -> None:
+    def __init__(
+        self, rate: Callable[[float], str], span: str, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._rate = rate
+        self._span = span
         self._points: Sequence[Point] = ()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setPixmap(QPixmap(1, 1))  # so that a screen reader calls it an image
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def sizeHint(self) -> QSize:
@@ -57,7 +72,8 @@ class TrafficGraph(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.save()
-        if self.layoutDirection() is Qt.LayoutDirection.RightToLeft:
+        mirrored = self.layoutDirection() is Qt.LayoutDirection.RightToLeft
+        if mirrored:
             painter.translate(self.width(), 0)
             painter.scale(-1, 1)
         palette = self.palette()
@@ -74,8 +90,10 @@ class TrafficGraph(QWidget):
         painter.restore()
         painter.setFont(small)
         painter.setPen(theme.dim(palette))
-        flags = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeading
-        painter.drawText(QRectF(self.rect()), int(flags), self._rate(top))
+        painter.setLayoutDirection(Qt.LayoutDirection.LeftToRight)  # "50 Mbit/s" is
+        sides = (_LEFT, _RIGHT) if not mirrored else (_RIGHT, _LEFT)
+        for text, side in zip((self._rate(top), self._span), sides, strict=True):
+            painter.drawText(QRectF(self.rect()), int(Qt.AlignmentFlag.AlignTop | side), text)
 
     def _draw(self, painter: QPainter, area: QRectF, top: float) -> None:
         now = self._points[-1][0]
@@ -87,7 +105,7 @@ class TrafficGraph(QWidget):
         received = QPolygonF([at(when, value) for when, _, value in self._points])
         sent = QPolygonF([at(when, value) for when, value, _ in self._points])
         painter.setClipRect(area.adjusted(0, -2, 0, 1))
-        fill = QColor(RECEIVED)
+        fill = theme.seen(RECEIVED, self.palette())
         fill.setAlphaF(0.22)
         surface = QPolygonF(received)
         surface.append(QPointF(received.last().x(), area.bottom()))
@@ -98,7 +116,8 @@ class TrafficGraph(QWidget):
         painter.setBrush(Qt.BrushStyle.NoBrush)
         join = Qt.PenJoinStyle.RoundJoin
         for color, line in ((RECEIVED, received), (SENT, sent)):
-            painter.setPen(QPen(color, 1.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, join))
+            shown = theme.seen(color, self.palette())
+            painter.setPen(QPen(shown, 1.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, join))
             painter.drawPolyline(line)
 
 
@@ -114,9 +133,10 @@ class Legend(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(self._color, 1.8))
+        color = theme.seen(self._color, self.palette())
+        painter.setPen(QPen(color, 1.8))
         if self._filled:
-            fill = QColor(self._color)
+            fill = QColor(color)
             fill.setAlphaF(0.22)
             painter.setBrush(fill)
             painter.drawRoundedRect(QRectF(1.5, 2.5, 11, 9), 2, 2)

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
+from PySide6.QtCore import QDateTime, QEvent, QLocale, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
@@ -25,11 +24,12 @@ from PySide6.QtWidgets import (
 )
 
 from qvpn_core.client import profiles
+from qvpn_core.client.doctor import Verdict
 from qvpn_core.errors import QvpnError
 from qvpn_gui import theme
 from qvpn_gui.widgets.buttons import LargeButton
-from qvpn_gui.widgets.texts import Dim, Text
-from qvpn_gui.words import Words
+from qvpn_gui.widgets.texts import Dim, Text, Told
+from qvpn_gui.words import Words, sentence
 
 if TYPE_CHECKING:  # brings cryptography, which most starts do not need
     from qvpn_core.auth.invite import Invite
@@ -52,7 +52,7 @@ class InviteForm(QWidget):
         self.name = QLineEdit()
         self.open = QPushButton(self.tr("&Open a file…"))
         self.add = LargeButton()
-        self.verdict = Text()
+        self.verdict = Told()
         self._build()
         self.text.textChanged.connect(self._read)
         self.text.submitted.connect(self.add.click)
@@ -67,16 +67,14 @@ class InviteForm(QWidget):
         self.text.setAccessibleName(self.tr("Invite"))
         self.text.setTabChangesFocus(True)
         self.text.setAcceptDrops(False)  # the form takes drops, also of files
-        self.text.setFixedHeight(4 * self.fontMetrics().lineSpacing() + 24)
-        label = QLabel(self.tr("&Name on this machine"))
-        label.setTextFormat(Qt.TextFormat.PlainText)
+        label = Text(self.tr("&Name on this computer"))
         label.setBuddy(self.name)
         self._name_row = QWidget()
         row = QVBoxLayout(self._name_row)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(label)
         row.addWidget(self.name)
-        self.verdict.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 4)
+        self._measure()
         self.verdict.setAlignment(Qt.AlignmentFlag.AlignTop)
         files = QHBoxLayout()
         files.addWidget(Dim(self.tr("You can also drop a file here.")), 1)
@@ -90,6 +88,16 @@ class InviteForm(QWidget):
         rows.addWidget(self._name_row)
         rows.addSpacing(theme.SPACE)
         rows.addWidget(self.add, alignment=Qt.AlignmentFlag.AlignHCenter)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            self._measure()
+
+    def _measure(self) -> None:
+        line = self.fontMetrics().lineSpacing()
+        self.text.setFixedHeight(4 * line + 24)
+        self.verdict.setMinimumHeight(2 * line + 4)
 
     def clear(self) -> None:
         """Start afresh."""
@@ -136,11 +144,11 @@ class InviteForm(QWidget):
         busy = self._task is not None
         invite = self._invite
         if isinstance(error, QvpnError):
-            self._say(f"{self._words.failure(error.reason)}\n{error}")
+            self._say(f"{self._words.failure(error.reason)}\n{sentence(str(error))}")
         elif invite is not None and not busy:
-            self._say(self._about(invite))
+            self._say(self._about(invite), "good")
         elif busy:
-            self._say(self.tr("Registering this device with the gateway…"))
+            self._say(self.tr("Registering this device with the gateway…"), "unknown")
         else:
             self._say("")
         self._name_row.setVisible(invite is not None)
@@ -158,9 +166,8 @@ class InviteForm(QWidget):
         when = QLocale().toString(expires, QLocale.FormatType.ShortFormat)
         return self.tr("Invite to {gateway}, good until {when}.").format(gateway=host, when=when)
 
-    def _say(self, text: str) -> None:
-        self.verdict.setText(text)
-        self.verdict.setAccessibleName(text)
+    def _say(self, text: str, kind: Verdict = "bad") -> None:
+        self.verdict.tell(text, kind)
 
     def _enrol(self) -> None:
         if self._invite is not None and self._task is None:

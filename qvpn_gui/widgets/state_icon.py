@@ -51,7 +51,7 @@ class StateIcon(QWidget):
         drawn = icons.pixmap(
             theme.DRAWINGS[self._state][self._frame],
             self.width(),
-            theme.color(self._state),
+            theme.seen(theme.color(self._state), self.palette()),
             self.devicePixelRatioF(),
         )
         QPainter(self).drawPixmap(QPoint(0, 0), drawn)

@@ -35,6 +35,7 @@ class DetailsCard(Card):
         for label, text in facts.items():
             name, value = self._line(label)
             value.setText(text)
+            value.setAccessibleName(self.tr("{name}: {value}").format(name=label, value=text))
             for part in (name, value):
                 part.setVisible(bool(text))
         resolver = sentence(self._model.status.resolver or "")
@@ -45,8 +46,6 @@ class DetailsCard(Card):
             row = len(self._lines)
             name, value = Dim(label), Value()
             name.setWordWrap(False)
-            name.setBuddy(value)
-            value.setAccessibleName(label)
             top = Qt.AlignmentFlag.AlignTop
             self._grid.addWidget(name, row, 0, top)
             self._grid.addWidget(value, row, 1, top)

@@ -25,8 +25,8 @@ class FirstRunPage(QWidget):
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         text = Dim(
             self.tr(
-                "Paste the invite that you got from whoever runs your gateway. "
-                "It makes a key for this machine, which never leaves it."
+                "Paste the invite you received from whoever runs your gateway. This device "
+                "then makes a key of its own, which never leaves it."
             )
         )
         text.setAlignment(Qt.AlignmentFlag.AlignHCenter)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, Qt, QTimer, QUrl, Signal
-from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QDesktopServices, QKeySequence
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QCloseEvent,
+    QDesktopServices,
+    QKeyEvent,
+    QKeySequence,
+)
 from PySide6.QtWidgets import (
+    QAbstractButton,
     QFrame,
     QHBoxLayout,
+    QMainWindow,
     QMenu,
     QScrollArea,
     QStackedWidget,
@@ -20,15 +29,17 @@ from qvpn_gui import icons, theme
 from qvpn_gui.actions import Actions
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.buttons import MenuButton
-from qvpn_gui.widgets.texts import Text
+from qvpn_gui.widgets.texts import Told
 from qvpn_gui.window.first_run import FirstRunPage
 from qvpn_gui.window.session_page import SessionPage
 from qvpn_gui.words import Words
 
 _NOTE_SECONDS = 12
+#: Of a window that shows all of a session, in device-independent pixels.
+_HEIGHT = 840
 
 
-class MainWindow(QWidget):
+class MainWindow(QMainWindow):
     """Closing it leaves what runs; `closed` says so. `menu` is open to more entries."""
 
     closed = Signal()
@@ -53,7 +64,7 @@ class MainWindow(QWidget):
         self._profile_menu = QMenu(self)
         self._profile_button = MenuButton(self._profile_menu)
         self._menu_button = MenuButton(self.menu)
-        self._note = Text()
+        self._note = Told()
         self._note_timer = QTimer(self, singleShot=True, interval=_NOTE_SECONDS * 1000)
         self._pages = QStackedWidget()
         self._page: QWidget | None = None
@@ -69,12 +80,11 @@ class MainWindow(QWidget):
 
     def _build(self) -> None:
         self.setWindowTitle("qvpn")
-        self._profile_button.setFont(theme.scaled(self.font(), 1.05, bold=True))
+        self._profile_button.emphasise(1.05)
         self._menu_button.setAccessibleName(self.tr("Menu"))
         self._menu_button.setToolTip(self.tr("Menu"))
         self._menu_button.setShortcut(QKeySequence(Qt.Key.Key_F10))
         self._note.hide()
-        self._note.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
         for page in (self.first_run, self.session):
             self._pages.addWidget(_scrolling(page))
         header = QHBoxLayout()
@@ -82,15 +92,20 @@ class MainWindow(QWidget):
         header.addWidget(self._profile_button)
         header.addStretch(1)
         header.addWidget(self._menu_button)
-        rows = QVBoxLayout(self)
+        body = QWidget()
+        self.setCentralWidget(body)
+        rows = QVBoxLayout(body)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setSpacing(0)
         rows.addLayout(header)
-        rows.addWidget(self._note)
+        note = QVBoxLayout()
+        note.setContentsMargins(theme.MARGIN, 0, theme.MARGIN, 0)
+        note.addWidget(self._note)
+        rows.addLayout(note)
         rows.addWidget(self._pages, 1)
         self._colour()
         # All of a session, where the screen is high enough.
-        self.resize(440, min(820, round(self.screen().availableGeometry().height() * 0.9)))
+        self.resize(440, min(_HEIGHT, round(self.screen().availableGeometry().height() * 0.9)))
         self.setMinimumWidth(360)
 
     def _build_menu(self) -> None:
@@ -145,7 +160,7 @@ class MainWindow(QWidget):
 
     def _show_failure(self, error: QvpnError) -> None:
         """A command that failed beside the session: for a while, at the top."""
-        self._note.setText(self._words.problem(error))
+        self._note.tell(self._words.problem(error))
         self._note.show()
         self._note_timer.start()
 
@@ -159,6 +174,16 @@ class MainWindow(QWidget):
         self.show()
         self.raise_()
         self.activateWindow()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Return presses what has the focus, as it does in dialogs."""
+        control = self.focusWidget()
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and isinstance(
+            control, QAbstractButton
+        ):
+            control.click()
+        else:
+            super().keyPressEvent(event)
 
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)

@@ -35,15 +35,15 @@ class ProblemCard(Card):
         super().__init__(parent)
         self._model = model
         self._words = words
-        self._title, self._details, self._button = Heading(), Dim(), QPushButton()
+        self._title, self._details, self.button = Heading(), Dim(), QPushButton()
         self._remedy = Remedy.COPY
         self.rows.addWidget(self._title)
         self.rows.addWidget(self._details)
         line = QHBoxLayout()
-        line.addWidget(self._button)
+        line.addWidget(self.button)
         line.addStretch(1)
         self.rows.addLayout(line)
-        self._button.clicked.connect(self._act)
+        self.button.clicked.connect(self._act)
         model.changed.connect(self.refresh)
         self.refresh()
 
@@ -69,9 +69,11 @@ class ProblemCard(Card):
         self._title.setText(title)
         if other is not None:
             self._details.setText(self._words.other_user(other))
+        elif status.portal is not None:
+            self._details.setText(self._words.portal(status.portal))
         else:
             self._details.setText(sentence(status.error or self._words.meaning(status)))
-        self._button.setText(
+        self.button.setText(
             {
                 Remedy.RETRY: self.tr("Try &now"),
                 Remedy.NETWORK: self.tr("&Network settings…"),
@@ -84,7 +86,7 @@ class ProblemCard(Card):
         )
         # After a failure, trying again is the window's own large button.
         waiting = status.state is State.RECONNECTING
-        self._button.setVisible(waiting or self._remedy is not Remedy.RETRY)
+        self.button.setVisible(waiting or self._remedy is not Remedy.RETRY)
 
     def _act(self) -> None:
         match self._remedy:
@@ -102,7 +104,7 @@ class ProblemCard(Card):
                 self.proxy.emit()
             case Remedy.COPY:
                 QGuiApplication.clipboard().setText(details(self._model.status))
-                self._button.setText(self.tr("Copied"))
+                self.button.setText(self.tr("Copied"))
             case Remedy.RETRY:
                 self.retry.emit()
 

@@ -11,7 +11,7 @@ from qvpn_core.client.status import Stage
 from qvpn_gui import icons, theme
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.card import Card
-from qvpn_gui.widgets.texts import Text
+from qvpn_gui.widgets.texts import Step
 from qvpn_gui.words import STAGES, Words
 
 
@@ -27,14 +27,15 @@ class _Mark(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         if self.done:
-            color = theme.color(State.CONNECTED)
+            color = theme.seen(theme.color(State.CONNECTED), self.palette())
             drawn = icons.pixmap("check", 16, color, self.devicePixelRatioF())
             painter.drawPixmap(QPoint(0, 0), drawn)
             return
         at_it = self.done is None
-        painter.setPen(theme.color(State.CONNECTING) if at_it else theme.line(self.palette()))
+        present = theme.seen(theme.color(State.CONNECTING), self.palette())
+        painter.setPen(present if at_it else theme.dim(self.palette()))
         if at_it:
-            painter.setBrush(theme.color(State.CONNECTING))
+            painter.setBrush(present)
         radius = 4.0 if at_it else 3.0
         painter.drawEllipse(self.rect().center().toPointF(), radius, radius)
 
@@ -46,9 +47,9 @@ class ProgressCard(Card):
         super().__init__(parent)
         self._model = model
         self._words = words
-        self._lines: dict[Stage, tuple[_Mark, Text]] = {}
+        self._lines: dict[Stage, tuple[_Mark, Step]] = {}
         for stage in STAGES:
-            mark, text = _Mark(), Text()
+            mark, text = _Mark(), Step()
             line = QHBoxLayout()
             line.setSpacing(12)
             line.addWidget(mark)
@@ -67,7 +68,7 @@ class ProgressCard(Card):
             mark.update()
             words = self._words.stage(name)
             text.setText(words)
-            text.setEnabled(index <= present)
+            text.set_later(index > present)
             state = (
                 self.tr("now") if mark.done is None
                 else self.tr("done") if mark.done

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QWidget
+from PySide6.QtWidgets import QGridLayout, QPushButton, QWidget
 
 from qvpn_core.client.status import Proxy
 from qvpn_gui import theme
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.widgets.card import Card
 from qvpn_gui.widgets.choices import with_value
-from qvpn_gui.widgets.texts import Dim, Value
+from qvpn_gui.widgets.texts import Dim, OneLine
 from qvpn_gui.words import Words
 
 _COPIED_MS = 1500
@@ -50,12 +50,9 @@ class ProxyCard(Card):
 
     def _add(self, grid: QGridLayout, row: int, proxy: Proxy) -> QPushButton:
         words = self._words.proxy(proxy)
-        name, value, button = Dim(words), Value(proxy.listen), QPushButton(self.tr("Copy"))
-        # The name of a forward's host may be longer than any window is wide.
-        name.setWordWrap(False)
-        name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        name.setToolTip(words)
-        value.setAccessibleName(words)
+        name, value = OneLine(words), OneLine(proxy.listen, secondary=False)
+        button = QPushButton(self.tr("Copy"))
+        value.setAccessibleName(self.tr("{name}: {value}").format(name=words, value=proxy.listen))
         button.setAccessibleName(self.tr("Copy {address}").format(address=proxy.listen))
         button.clicked.connect(with_value(self._copy, row))
         grid.addWidget(name, 2 * row, 0)

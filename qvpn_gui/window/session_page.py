@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QVBoxLayout, QWidget
+from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from qvpn_core.client.states import State
 from qvpn_gui import theme
@@ -45,7 +47,7 @@ class SessionPage(QWidget):
         self._model = model
         self._actions = actions
         self._words = words
-        self._icon = StateIcon(76)
+        self._icon = StateIcon(72)
         self.title, self.meaning, self.where = Title(), Text(), Dim()
         self.button = LargeButton()
         self.problem = ProblemCard(model, words)
@@ -53,6 +55,7 @@ class SessionPage(QWidget):
         self.traffic = TrafficCard(model, words)
         self.details = DetailsCard(model, words)
         self.proxies = ProxyCard(model, words)
+        self._ordered: list[QPushButton] = []
         self.connection_row = RowButton()
         self.route_row = RowButton()
         self.kill_switch_row = RowButton()
@@ -83,7 +86,7 @@ class SessionPage(QWidget):
         for row in (*self._of_tunnel, self.connection_row):
             self._choices.rows.addWidget(row)
         rows = QVBoxLayout(self)
-        rows.setContentsMargins(theme.MARGIN, theme.MARGIN, theme.MARGIN, theme.MARGIN)
+        rows.setContentsMargins(theme.MARGIN, theme.SPACE, theme.MARGIN, theme.MARGIN - theme.SPACE)
         rows.setSpacing(theme.SPACE)
         rows.addWidget(self._icon, alignment=centre)
         rows.addSpacing(theme.SPACE)
@@ -121,6 +124,15 @@ class SessionPage(QWidget):
         attempt = status.state in _ATTEMPTS and not proxied
         self.progress.setVisible(attempt and not self.problem.needed)
         self.proxies.setVisible(proxied and status.state in (*_ATTEMPTS, State.CONNECTED))
+        if self.proxies.buttons is not self._ordered:
+            # New buttons would come last in the order of Tab.
+            self._ordered = self.proxies.buttons
+            order = (
+                self.button, self.problem.button, *self._ordered,
+                self.route_row, self.kill_switch_row, self.connection_row,
+            )  # fmt: skip
+            for before, after in pairwise(order):
+                QWidget.setTabOrder(before, after)
         up = status.state is State.CONNECTED and not proxied
         self.traffic.setVisible(up)
         self.details.setVisible(up)

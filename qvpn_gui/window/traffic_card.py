@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QHBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QWidget
 
 from qvpn_gui import theme
 from qvpn_gui.session_model import SessionModel
@@ -22,18 +22,20 @@ class TrafficCard(Card):
         self._words = words
         self._received, self._sent = Heading(), Heading()
         self._received_total, self._sent_total = Dim(), Dim()
-        self.graph = TrafficGraph(words.rate)
-        top = QHBoxLayout()
-        top.setSpacing(theme.SPACE)
-        for mark, rate, total in (
-            (Legend(RECEIVED, filled=True), self._received, self._received_total),
-            (Legend(SENT, filled=False), self._sent, self._sent_total),
+        self.graph = TrafficGraph(words.round_rate, self.tr("last 2 minutes"))
+        top = QGridLayout()
+        top.setHorizontalSpacing(theme.SPACE)
+        top.setVerticalSpacing(2)
+        for column, mark, rate, total in (
+            (0, Legend(RECEIVED, filled=True), self._received, self._received_total),
+            (2, Legend(SENT, filled=False), self._sent, self._sent_total),
         ):
             rate.setWordWrap(False)
             total.setWordWrap(False)
-            top.addWidget(mark)
-            top.addWidget(rate)
-            top.addWidget(total, 1)
+            top.addWidget(mark, 0, column)
+            top.addWidget(rate, 0, column + 1)
+            top.addWidget(total, 1, column + 1)
+            top.setColumnStretch(column + 1, 1)
         self.rows.addLayout(top)
         self.rows.addWidget(self.graph)
         model.sampled.connect(self.refresh)
@@ -51,8 +53,14 @@ class TrafficCard(Card):
         self._sent_total.setText(words.size(status.tx_bytes))
         self._received.setAccessibleName(self.tr("Receiving {rate}").format(rate=received))
         self._sent.setAccessibleName(self.tr("Sending {rate}").format(rate=sent))
-        self._received_total.setToolTip(self.tr("Received in this session"))
-        self._sent_total.setToolTip(self.tr("Sent in this session"))
+        for total, name in (
+            (self._received_total, self.tr("Received in this session")),
+            (self._sent_total, self.tr("Sent in this session")),
+        ):
+            total.setToolTip(name)
+            total.setAccessibleName(
+                self.tr("{name}: {value}").format(name=name, value=total.text())
+            )
         self.graph.setAccessibleName(self.tr("Traffic of the last two minutes"))
         self.graph.setAccessibleDescription(
             self.tr("Receiving {down}, sending {up}").format(down=received, up=sent)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6.QtWidgets import QApplication
+from PySide6.QtCore import QLocale, QTranslator
+from PySide6.QtWidgets import QApplication, QWidget
+from pytestqt.qtbot import QtBot
 
 from qvpn_core.client import profiles
+from qvpn_gui import languages
 from qvpn_gui.actions import Actions
 from qvpn_gui.loop import Loop
 from qvpn_gui.session_model import SessionModel
+from qvpn_gui.settings import Language
+from qvpn_gui.window.main_window import MainWindow
 from qvpn_gui.words import Words
+from tests.gui.scenes import SCENES, stage
 
 #: Runs a story on the app's loop.
 Play = Callable[[Coroutine[Any, Any, None]], None]
@@ -78,6 +85,42 @@ def actions(model: SessionModel) -> Actions:
     for name in ("home", "work"):
         profiles.save(profiles.make_profile(name, f"{name}.example.org", "token"))
     return Actions(model)
+
+
+@pytest.fixture
+def scene(
+    qtbot: QtBot, loop: Loop, qapp: QApplication, directories: Path
+) -> Iterator[Callable[[str], QWidget]]:
+    """Shows a scene and returns its window."""
+    with ExitStack() as stack:
+
+        def show(name: str) -> QWidget:
+            def run(story: Coroutine[Any, Any, None]) -> None:
+                loop.run_until_complete(story)
+
+            on = stack.enter_context(stage(run))
+            window = SCENES[name](on)
+            stack.callback(on.kept.clear)
+            qtbot.addWidget(window)
+            if isinstance(window, MainWindow):
+                window.resize(440, 840)
+            window.show()
+            qapp.processEvents()
+            return window
+
+        yield show
+
+
+@pytest.fixture
+def spoken(qapp: QApplication) -> Iterator[Callable[[Language], None]]:
+    """Takes a language; afterwards the app speaks its own again."""
+    before, direction = QLocale(), qapp.layoutDirection()
+    yield lambda language: languages.install(qapp, language)
+    for translator in qapp.findChildren(QTranslator):
+        qapp.removeTranslator(translator)
+        translator.deleteLater()
+    QLocale.setDefault(before)
+    qapp.setLayoutDirection(direction)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import TypeVar
+
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAccessible
 from PySide6.QtWidgets import (
@@ -10,9 +13,13 @@ from PySide6.QtWidgets import (
     QApplication,
     QLabel,
     QLineEdit,
+    QRadioButton,
+    QTabBar,
     QWidget,
 )
 
+_Kind = TypeVar("_Kind", bound=QWidget)
+_MNEMONIC = re.compile(r"&(\w)")
 _CONTROLS = (QAbstractButton, QLineEdit, QAbstractScrollArea)
 
 
@@ -32,6 +39,23 @@ def name(widget: QWidget) -> str:
     """The name that a screen reader says."""
     interface = QAccessible.queryAccessibleInterface(widget)
     return interface.text(QAccessible.Text.Name)
+
+
+def mnemonics(window: QWidget) -> list[tuple[str, str]]:
+    """The letters that Alt presses something with, and what that is."""
+    labels = [label for label in _seen(window, QLabel) if label.buddy() is not None]
+    texts = [one.text() for one in (*labels, *_seen(window, QAbstractButton))]
+    for tabs in _seen(window, QTabBar):
+        texts += [tabs.tabText(number) for number in range(tabs.count())]
+    return [
+        (found[1].casefold(), text)
+        for text in texts
+        if (found := _MNEMONIC.search(text.replace("&&", "")))
+    ]
+
+
+def _seen(window: QWidget, kind: type[_Kind]) -> list[_Kind]:
+    return [widget for widget in window.findChildren(kind) if widget.isVisibleTo(window)]
 
 
 def unnamed(window: QWidget) -> list[QWidget]:
@@ -56,6 +80,10 @@ def reachable(window: QWidget) -> list[QWidget]:
 def unreachable(window: QWidget) -> list[QWidget]:
     """The controls that Tab does not reach."""
     found = reachable(window)
+    # Tab comes to the chosen one of a group, and arrows go to the others.
+    for button in window.findChildren(QRadioButton):
+        if any(it in found for it in button.group().buttons()):
+            found.append(button)
     return [
         widget
         for widget in controls(window)

@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Final
 
 import msgspec
-from PySide6.QtGui import QColor, QPalette
+from PySide6.QtGui import QPalette
 
 from qvpn_core.client.states import State
 from qvpn_core.client.status import Proxy, Status
+from qvpn_gui import theme
 from qvpn_gui.session_model import Sample
 
 _NAMED: Final = Status(profile="work", gateway="vpn.example.org", mode="all")
@@ -97,24 +98,4 @@ def traffic(count: int = 120) -> list[Sample]:
 
 def dark() -> QPalette:
     """The colours of a dark desktop: without a desktop, Qt knows only the light ones."""
-    role, disabled = QPalette.ColorRole, QPalette.ColorGroup.Disabled
-    palette = QPalette(QColor("#323232"))
-    for name, color in (
-        (role.Window, "#2b2b2d"),
-        (role.WindowText, "#f0f0f0"),
-        (role.Base, "#232325"),
-        (role.AlternateBase, "#2e2e30"),
-        (role.Text, "#f0f0f0"),
-        (role.Button, "#3a3a3d"),
-        (role.ButtonText, "#f0f0f0"),
-        (role.PlaceholderText, "#909094"),
-        (role.Highlight, "#3584e4"),
-        (role.HighlightedText, "#ffffff"),
-        (role.Accent, "#3584e4"),
-        (role.ToolTipBase, "#3a3a3d"),
-        (role.ToolTipText, "#f0f0f0"),
-    ):
-        palette.setColor(role(name), QColor(color))
-    for name in (role.WindowText, role.Text, role.ButtonText):
-        palette.setColor(disabled, name, QColor("#7c7c80"))
-    return palette
+    return theme.dark_palette()

@@ -71,7 +71,7 @@ def test_a_finding_says_how_it_went_why_and_what_to_do(
     assert "1 problem(s) found." in seen
     assert "Clock: Problem" in seen
     assert "→ Set it." in seen
-    assert "Names (DNS): Look at this" in seen
+    assert "Names (DNS): Needs attention" in seen
     dialog.checks.show_findings(findings[1:])
     qapp.processEvents()
     assert "No problem found, 1 thing(s) to look at." in texts(dialog)
@@ -109,7 +109,7 @@ def test_the_log_follows_the_file_and_the_filter(dialog: DiagnosticsDialog) -> N
     log.refresh()
     assert "more" in log.text.toPlainText()
     log.file.setCurrentIndex(1)
-    assert log.text.toPlainText() == "There is nothing."
+    assert log.text.toPlainText() == "No entries."
 
 
 def test_the_report_is_what_is_shown_and_names_nobody(

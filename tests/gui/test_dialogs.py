@@ -256,7 +256,7 @@ def test_a_defect_is_shown_once_with_its_report_and_the_app_goes_on(
         assert "ZeroDivisionError" in QGuiApplication.clipboard().text()
         buttons["Quit qvpn"].click()
         assert quits == [True]
-        buttons["Go on"].click()
+        buttons["Continue"].click()
         await until(lambda: defects.dialog is None)
 
     try:

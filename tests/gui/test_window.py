@@ -11,14 +11,9 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
-# Each brings errors of its own.
-import qvpn_core.auth.enrolment
-import qvpn_core.client.agent  # noqa: F401
 from qvpn_core.client import profiles
 from qvpn_core.client.status import Status
-from qvpn_core.errors import QvpnError
 from qvpn_gui.actions import Actions
-from qvpn_gui.remedies import Remedy, remedy
 from qvpn_gui.session_model import SessionModel
 from qvpn_gui.window.main_window import MainWindow
 from qvpn_gui.words import STAGES, Words
@@ -52,7 +47,7 @@ def texts(window: MainWindow) -> str:
     ("name", "title", "button", "also"),
     [
         ("disconnected", "Not connected", "Connect", ["directly to the internet", "home.example"]),
-        ("connecting", "Connecting…", "Cancel", ["Prove this device", "vpn.example.org"]),
+        ("connecting", "Connecting…", "Cancel", ["Identify this device", "vpn.example.org"]),
         ("connected", "Protected", "Disconnect", ["All traffic", "10.86.0.7", "23.4 ms", "1393"]),
         ("connected-only", "Connected", "Disconnect", ["the rest goes directly"]),
         ("reconnecting", "Reconnecting…", "Disconnect", ["connection was lost", "Try now"]),
@@ -101,32 +96,6 @@ def test_stages_are_ticked_off_in_their_order(window: MainWindow, model: Session
         model.show(replace(STATUSES["connecting"], stage=stage))
         marks = [mark.done for mark, _ in window.session.progress._lines.values()]
         assert marks == [True] * number + [None] + [False] * (len(STAGES) - number - 1)
-
-
-def errors(of: type[QvpnError] = QvpnError) -> Iterator[type[QvpnError]]:
-    for kind in of.__subclasses__():
-        if kind.__module__.startswith("qvpn_core"):
-            yield kind
-        yield from errors(kind)
-
-
-@pytest.mark.parametrize("reason", sorted({kind.reason for kind in errors()}))
-def test_every_failure_has_words_of_its_own_the_details_and_one_action(
-    window: MainWindow, model: SessionModel, words: Words, reason: str
-) -> None:
-    model.show(replace(STATUSES["failed"], reason=reason, error=f"the details of {reason}: do it"))
-    seen = texts(window)
-    assert f"The details of {reason}: do it" in seen
-    assert words.failure(reason) in seen
-    server_only = ("port-in-use",)
-    if reason not in server_only:
-        assert words.failure(reason) != words.failure("never heard of")
-    buttons = [
-        button
-        for button in window.session.problem.findChildren(QPushButton)
-        if button.isVisibleTo(window)
-    ]
-    assert len(buttons) == (remedy(reason, blocked=False) is not Remedy.RETRY)
 
 
 def test_details_can_be_copied_for_somebody_who_helps(

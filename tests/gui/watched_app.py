@@ -3,7 +3,8 @@
 A timer of 10 ms notes how much later than that it comes. What the thread spent waiting for a
 processor (`/proc/self/schedstat`, its second number, nanoseconds) is taken off, so that a busy
 machine is not taken for a busy loop. The file gets the pauses over `LIMIT`: when each ended, and
-its length.
+its length. Every second, a file beside it (`.turns`) gets how many turns were how late: a list
+whose index is milliseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from qvpn_gui.__main__ import main
 LIMIT: Final = 0.05
 _INTERVAL: Final = 0.01
 _MOST: Final = 100
+#: Of the file of turns; what is later counts as this.
+_LATEST: Final = 500  # milliseconds
 
 
 def _waited() -> float:
@@ -39,7 +42,8 @@ class Watch(QObject):
         super().__init__()
         self._file = file
         self._pauses: list[tuple[float, float]] = []
-        self._ticks = 0
+        self._turns = [0] * (_LATEST + 1)
+        self._written = 0.0
         self._timer = QTimer(self, interval=round(_INTERVAL * 1000))
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self._tick)
@@ -52,6 +56,10 @@ class Watch(QObject):
         now, waited = time.monotonic(), _waited()
         blocked = now - self._last - (waited - self._last_waited) - _INTERVAL
         self._last, self._last_waited = now, waited
+        self._turns[max(0, min(_LATEST, round(blocked * 1000)))] += 1
+        if now - self._written >= 1:
+            self._written = now
+            self._file.with_suffix(".turns").write_text(json.dumps(self._turns))
         if blocked > LIMIT and len(self._pauses) < _MOST:
             self._pauses.append((round(now - self._begin, 3), round(blocked, 4)))
             self._write()

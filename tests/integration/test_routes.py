@@ -145,7 +145,10 @@ def test_the_lan_is_kept_where_the_user_says_so_and_told_where_it_is_lost(
     client: VpnClient,
 ) -> None:
     done = client.command("up", "home", "--all")
-    lost = f"{LAN.net4}.0/24 on eth0 is out of reach: to keep it, use --except lan"
+    lost = (
+        f"{LAN.net4}.0/24 on eth0 is out of reach: to keep it, leave the LAN out of the tunnel "
+        "(--except lan)"
+    )
     assert lost in done.stderr
     assert client.status()["warnings"] == [lost]
     client.down()

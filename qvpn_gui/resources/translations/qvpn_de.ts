@@ -5,6 +5,7 @@
     <name>App</name>
     <message>
         <source>Connection lost</source>
+        <extracomment>Parts of the core that are imported once the app is there, beside the event loop. What the desktop gets to say how it looks before the window appears.</extracomment>
         <translation>Verbindung verloren</translation>
     </message>
     <message>
@@ -29,6 +30,13 @@
     <message>
         <source>Checking…</source>
         <translation>Wird geprüft …</translation>
+    </message>
+</context>
+<context>
+    <name>ClearableLine</name>
+    <message>
+        <source>Clear</source>
+        <translation>Leeren</translation>
     </message>
 </context>
 <context>
@@ -58,12 +66,16 @@
         <translation>qvpn &amp;beenden</translation>
     </message>
     <message>
-        <source>&amp;Go on</source>
-        <translation>&amp;Weitermachen</translation>
+        <source>C&amp;ontinue</source>
+        <translation>&amp;Weiter</translation>
     </message>
 </context>
 <context>
     <name>DetailsCard</name>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
+    </message>
     <message>
         <source>Name servers</source>
         <translation>Nameserver</translation>
@@ -176,7 +188,7 @@
         <translation>Paketgröße</translation>
     </message>
     <message>
-        <source>Traffic beside the tunnel</source>
+        <source>Traffic outside the tunnel</source>
         <translation>Verkehr am Tunnel vorbei</translation>
     </message>
     <message>
@@ -192,8 +204,8 @@
         <translation>Nicht bekannt</translation>
     </message>
     <message>
-        <source>Look at this</source>
-        <translation>Bitte ansehen</translation>
+        <source>Needs attention</source>
+        <translation>Bitte prüfen</translation>
     </message>
     <message>
         <source>Problem</source>
@@ -225,8 +237,8 @@
         <translation>Willkommen</translation>
     </message>
     <message>
-        <source>Paste the invite that you got from whoever runs your gateway. It makes a key for this machine, which never leaves it.</source>
-        <translation>Fügen Sie die Einladung ein, die Sie vom Betreiber Ihres Gateways bekommen haben. Damit entsteht ein Schlüssel für diesen Rechner, der ihn nie verlässt.</translation>
+        <source>Paste the invite you received from whoever runs your gateway. This device then makes a key of its own, which never leaves it.</source>
+        <translation>Fügen Sie die Einladung ein, die Sie vom Betreiber Ihres Gateways bekommen haben. Dieses Gerät erzeugt damit einen eigenen Schlüssel, der es nie verlässt.</translation>
     </message>
 </context>
 <context>
@@ -244,7 +256,7 @@
         <translation>Einladung</translation>
     </message>
     <message>
-        <source>&amp;Name on this machine</source>
+        <source>&amp;Name on this computer</source>
         <translation>&amp;Name auf diesem Rechner</translation>
     </message>
     <message>
@@ -341,10 +353,6 @@
         <translation>qvpn up</translation>
     </message>
     <message>
-        <source>Which log</source>
-        <translation>Welches Protokoll</translation>
-    </message>
-    <message>
         <source>All</source>
         <translation>Alles</translation>
     </message>
@@ -361,10 +369,6 @@
         <translation>Fehler</translation>
     </message>
     <message>
-        <source>Importance</source>
-        <translation>Wichtigkeit</translation>
-    </message>
-    <message>
         <source>Filter</source>
         <translation>Filter</translation>
     </message>
@@ -373,15 +377,23 @@
         <translation>Protokoll</translation>
     </message>
     <message>
-        <source>There is nothing.</source>
-        <translation>Hier ist nichts.</translation>
+        <source>So&amp;urce</source>
+        <translation>&amp;Quelle</translation>
+    </message>
+    <message>
+        <source>Le&amp;vel</source>
+        <translation>&amp;Stufe</translation>
+    </message>
+    <message>
+        <source>No entries.</source>
+        <translation>Keine Einträge.</translation>
     </message>
 </context>
 <context>
     <name>MainWindow</name>
     <message>
         <source>Menu</source>
-        <extracomment>The user wants to see all profiles.</extracomment>
+        <extracomment>Of a window that shows all of a session, in device-independent pixels. The user wants to see all profiles.</extracomment>
         <translation>Menü</translation>
     </message>
     <message>
@@ -477,8 +489,8 @@
         <translation>&amp;Löschen …</translation>
     </message>
     <message>
-        <source>&amp;Connect this one when qvpn starts</source>
-        <translation>Dieses beim Start von qvpn &amp;verbinden</translation>
+        <source>&amp;Connect this profile when qvpn starts</source>
+        <translation>Dieses Profil beim Start von qvpn &amp;verbinden</translation>
     </message>
     <message>
         <source>&amp;Start qvpn when I log in</source>
@@ -509,8 +521,8 @@
         <translation>Dieses Gerät heißt dort {name}</translation>
     </message>
     <message>
-        <source>Known by a token</source>
-        <translation>Durch ein Token bekannt</translation>
+        <source>Signs in with a token</source>
+        <translation>Meldet sich mit einem Token an</translation>
     </message>
     <message>
         <source>The key is in a file that only you can read</source>
@@ -519,6 +531,10 @@
     <message>
         <source>The key is in the desktop&apos;s password store</source>
         <translation>Der Schlüssel liegt im Passwortspeicher des Desktops</translation>
+    </message>
+    <message>
+        <source>Question</source>
+        <translation>Frage</translation>
     </message>
     <message>
         <source>Delete profile</source>
@@ -567,6 +583,10 @@
         <translation>Kopieren</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
+    </message>
+    <message>
         <source>Copy {address}</source>
         <translation>{address} kopieren</translation>
     </message>
@@ -602,15 +622,15 @@
         <translation>&amp;Weiterleitungen</translation>
     </message>
     <message>
-        <source>A line for each: a port of this computer, and the host and port behind the gateway that it leads to.</source>
-        <translation>Je eine Zeile: ein Port dieses Rechners, und Rechner und Port hinter dem Gateway, zu denen er führt.</translation>
+        <source>One per line: a port of this computer, then the host and port behind the gateway that it leads to.</source>
+        <translation>Je Zeile eine: ein Port dieses Rechners, dann Rechner und Port hinter dem Gateway, zu denen er führt.</translation>
     </message>
     <message>
         <source>For all programs, or for the destinations that you choose.</source>
         <translation>Für alle Programme oder für die Ziele, die Sie wählen.</translation>
     </message>
     <message>
-        <source>Only for programs that you set up for it; the rest of this computer goes directly.</source>
+        <source>Only for programs that you set up for it; everything else on this computer goes directly.</source>
         <translation>Nur für Programme, die Sie dafür einrichten; alles andere auf diesem Rechner geht direkt.</translation>
     </message>
     <message>
@@ -629,8 +649,8 @@
         <translation>&amp;Speichern …</translation>
     </message>
     <message>
-        <source>This is all that a report contains. Names, addresses and keys are replaced, the same by the same. It goes only where you save it.</source>
-        <translation>Das ist alles, was der Bericht enthält. Namen, Adressen und Schlüssel sind ersetzt, gleiche durch gleiche. Er geht nur dorthin, wo Sie ihn speichern.</translation>
+        <source>This is the whole report. Placeholders stand for names, addresses and keys, the same one each time. It goes nowhere but where you save it.</source>
+        <translation>Das ist der ganze Bericht. Für Namen, Adressen und Schlüssel stehen Platzhalter, jedes Mal dieselben. Er geht nur dorthin, wo Sie ihn speichern.</translation>
     </message>
 </context>
 <context>
@@ -649,7 +669,7 @@
     </message>
     <message>
         <source>The gateway carries it</source>
-        <translation>Das Gateway befördert es</translation>
+        <translation>Das Gateway leitet es weiter</translation>
     </message>
     <message>
         <source>Your list keeps it out</source>
@@ -669,7 +689,7 @@
     </message>
     <message>
         <source>The gateway does not carry it</source>
-        <translation>Das Gateway befördert es nicht</translation>
+        <translation>Das Gateway leitet es nicht weiter</translation>
     </message>
     <message>
         <source>lan (your local network)</source>
@@ -701,7 +721,7 @@
     </message>
     <message>
         <source>The gateway does not carry this: what belongs there will be blocked.</source>
-        <translation>Das Gateway befördert dies nicht: Was dorthin gehört, wird gesperrt.</translation>
+        <translation>Das Gateway leitet dies nicht weiter: Was dorthin gehört, wird gesperrt.</translation>
     </message>
     <message>
         <source>{address} uses the tunnel</source>
@@ -729,7 +749,7 @@
     </message>
     <message>
         <source>Your line {line} wants it, the gateway does not carry it.</source>
-        <translation>Ihre Zeile {line} will es, das Gateway befördert es nicht.</translation>
+        <translation>Ihre Zeile {line} will es, das Gateway leitet es nicht weiter.</translation>
     </message>
     <message>
         <source>Your line {line} says so.</source>
@@ -737,7 +757,7 @@
     </message>
     <message>
         <source>The gateway carries {rule}, and no line says otherwise.</source>
-        <translation>Das Gateway befördert {rule}, und keine Zeile sagt etwas anderes.</translation>
+        <translation>{rule} leitet das Gateway weiter, und keine Zeile sagt etwas anderes.</translation>
     </message>
 </context>
 <context>
@@ -768,8 +788,8 @@
         <translation>Ziele importieren</translation>
     </message>
     <message>
-        <source>it is no text</source>
-        <translation>es ist kein Text</translation>
+        <source>it is not a text file</source>
+        <translation>es ist keine Textdatei</translation>
     </message>
     <message>
         <source>{file} cannot be read: {why}</source>
@@ -851,20 +871,24 @@
         <translation>Was das &amp;Gateway anbietet</translation>
     </message>
     <message>
+        <source>Nothing is listed yet. Add a destination above, or choose a preset.</source>
+        <translation>Noch ist nichts eingetragen. Fügen Sie oben ein Ziel hinzu oder wählen Sie eine Vorlage.</translation>
+    </message>
+    <message>
         <source>O&amp;K</source>
         <translation>&amp;OK</translation>
     </message>
     <message>
         <source>App&amp;ly</source>
-        <translation>Über&amp;nehmen</translation>
+        <translation>Überneh&amp;men</translation>
     </message>
     <message>
         <source>&amp;Cancel</source>
         <translation>A&amp;bbrechen</translation>
     </message>
     <message>
-        <source>Without a connection it is not known what the gateway carries; this shows one that carries everything.</source>
-        <translation>Ohne Verbindung ist nicht bekannt, was das Gateway befördert; gezeigt wird eines, das alles befördert.</translation>
+        <source>What the gateway carries is known once you are connected. Until then, this assumes that it carries everything.</source>
+        <translation>Was das Gateway weiterleitet, ist bekannt, sobald Sie verbunden sind. Bis dahin wird hier angenommen: alles.</translation>
     </message>
     <message>
         <source>Everything else goes directly.</source>
@@ -970,23 +994,23 @@
         <translation>&amp;Notausschalter</translation>
     </message>
     <message>
-        <source>What happens to traffic that belongs in the tunnel while it is not up.</source>
-        <translation>Was mit Verkehr geschieht, der in den Tunnel gehört, während dieser nicht besteht.</translation>
+        <source>What happens to the tunnel&apos;s traffic while the tunnel is down.</source>
+        <translation>Was mit dem Verkehr des Tunnels geschieht, solange der Tunnel nicht besteht.</translation>
     </message>
     <message>
         <source>Off</source>
         <translation>Aus</translation>
     </message>
     <message>
-        <source>When the connection is given up, traffic goes directly to the internet.</source>
-        <translation>Wird die Verbindung aufgegeben, geht der Verkehr direkt ins Internet.</translation>
+        <source>When qvpn gives up on the connection, traffic goes directly to the internet.</source>
+        <translation>Gibt qvpn die Verbindung auf, geht der Verkehr direkt ins Internet.</translation>
     </message>
     <message>
         <source>While connected</source>
         <translation>Solange verbunden</translation>
     </message>
     <message>
-        <source>From connecting until you disconnect, nothing leaves beside the tunnel, also when qvpn crashes.</source>
+        <source>From the moment you connect until you disconnect, nothing leaves outside the tunnel, even if qvpn crashes.</source>
         <translation>Vom Verbinden bis zum Trennen geht nichts am Tunnel vorbei, auch wenn qvpn abstürzt.</translation>
     </message>
     <message>
@@ -994,7 +1018,7 @@
         <translation>Immer</translation>
     </message>
     <message>
-        <source>Nothing leaves beside the tunnel, also after a restart of this computer, until you release the block.</source>
+        <source>Nothing leaves outside the tunnel, even after this computer restarts, until you release the block.</source>
         <translation>Nichts geht am Tunnel vorbei, auch nach einem Neustart des Rechners, bis Sie die Sperre aufheben.</translation>
     </message>
     <message>
@@ -1010,8 +1034,8 @@
         <translation>Name&amp;server des Gateways verwenden</translation>
     </message>
     <message>
-        <source>What you visit is then looked up through the tunnel. Without it, your network&apos;s name servers see those names.</source>
-        <translation>Was Sie besuchen, wird dann durch den Tunnel nachgeschlagen. Sonst sehen die Nameserver Ihres Netzwerks diese Namen.</translation>
+        <source>The names of sites that you visit are looked up through the tunnel. Otherwise, your network&apos;s name servers see them.</source>
+        <translation>Die Namen besuchter Seiten werden durch den Tunnel nachgeschlagen. Sonst sehen die Nameserver Ihres Netzwerks sie.</translation>
     </message>
     <message>
         <source>&amp;Transport</source>
@@ -1042,11 +1066,11 @@
         <translation>TLS über TCP</translation>
     </message>
     <message>
-        <source>Slower; passes almost everywhere.</source>
-        <translation>Langsamer; kommt fast überall durch.</translation>
+        <source>Slower; works almost everywhere.</source>
+        <translation>Langsamer; geht fast überall.</translation>
     </message>
     <message>
-        <source>Show &amp;notifications</source>
+        <source>Sho&amp;w notifications</source>
         <translation>Benachri&amp;chtigungen anzeigen</translation>
     </message>
     <message>
@@ -1058,11 +1082,11 @@
         <translation>S&amp;prache</translation>
     </message>
     <message>
-        <source>From the next start of qvpn on.</source>
-        <translation>Ab dem nächsten Start von qvpn.</translation>
+        <source>Takes effect the next time qvpn starts.</source>
+        <translation>Wirkt ab dem nächsten Start von qvpn.</translation>
     </message>
     <message>
-        <source>As the desktop</source>
+        <source>Same as the desktop</source>
         <translation>Wie der Desktop</translation>
     </message>
     <message>
@@ -1070,8 +1094,8 @@
         <translation>Pr&amp;otokoll</translation>
     </message>
     <message>
-        <source>How much is written down for finding the cause of a problem.</source>
-        <translation>Wie viel aufgeschrieben wird, um Ursachen von Problemen zu finden.</translation>
+        <source>How much is recorded to help find the cause of a problem.</source>
+        <translation>Wie viel aufgezeichnet wird, um die Ursache eines Problems zu finden.</translation>
     </message>
     <message>
         <source>Problems only</source>
@@ -1093,7 +1117,7 @@
         <translation>Einstellungen</translation>
     </message>
     <message>
-        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <source>The kill switch and the local network apply at once, the rest from the next connection.</source>
         <translation>Der Notausschalter und das lokale Netzwerk gelten sofort, alles andere ab der nächsten Verbindung.</translation>
     </message>
     <message>
@@ -1107,6 +1131,10 @@
 </context>
 <context>
     <name>TrafficCard</name>
+    <message>
+        <source>last 2 minutes</source>
+        <translation>letzte 2 Minuten</translation>
+    </message>
     <message>
         <source>Receiving {rate}</source>
         <translation>Empfang {rate}</translation>
@@ -1124,6 +1152,10 @@
         <translation>In dieser Sitzung gesendet</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}: {value}</translation>
+    </message>
+    <message>
         <source>Traffic of the last two minutes</source>
         <translation>Verkehr der letzten zwei Minuten</translation>
     </message>
@@ -1139,7 +1171,7 @@
         <translation>An&amp;meldeseite öffnen</translation>
     </message>
     <message>
-        <source>&amp;Release the block</source>
+        <source>Release the &amp;block</source>
         <translation>Sperre auf&amp;heben</translation>
     </message>
     <message>
@@ -1227,8 +1259,8 @@
         <translation>Der Tunnel wird aufgebaut.</translation>
     </message>
     <message>
-        <source>What belongs in the tunnel waits and does not leave beside it.</source>
-        <translation>Was in den Tunnel gehört, wartet und geht nicht an ihm vorbei.</translation>
+        <source>Traffic for the tunnel waits. Nothing leaves outside it.</source>
+        <translation>Verkehr für den Tunnel wartet und geht nicht an ihm vorbei.</translation>
     </message>
     <message>
         <source>Putting your network back as it was.</source>
@@ -1263,7 +1295,7 @@
     </message>
     <message>
         <source>What the gateway carries uses the tunnel, the rest goes directly.</source>
-        <translation>Was das Gateway befördert, nutzt den Tunnel, der Rest geht direkt.</translation>
+        <translation>Was das Gateway weiterleitet, nutzt den Tunnel, der Rest geht direkt.</translation>
     </message>
     <message numerus="yes">
         <source>All traffic uses the tunnel, except %n network(s).</source>
@@ -1297,7 +1329,7 @@
         <translation>Verschlüsselung vereinbaren</translation>
     </message>
     <message>
-        <source>Prove this device</source>
+        <source>Identify this device</source>
         <translation>Dieses Gerät ausweisen</translation>
     </message>
     <message>
@@ -1322,7 +1354,7 @@
     </message>
     <message>
         <source>This computer has no network connection</source>
-        <translation>Dieser Computer hat keine Netzwerkverbindung</translation>
+        <translation>Dieser Rechner hat keine Netzwerkverbindung</translation>
     </message>
     <message>
         <source>This network wants you to sign in</source>
@@ -1342,7 +1374,7 @@
     </message>
     <message>
         <source>This network cannot carry the tunnel</source>
-        <translation>Dieses Netzwerk kann den Tunnel nicht befördern</translation>
+        <translation>Dieses Netzwerk kann den Tunnel nicht tragen</translation>
     </message>
     <message>
         <source>The connection was lost</source>
@@ -1373,12 +1405,12 @@
         <translation>Der Helfer von qvpn ist nicht installiert</translation>
     </message>
     <message>
-        <source>Nobody can grant permission</source>
-        <translation>Niemand kann die Erlaubnis erteilen</translation>
+        <source>No service that grants permission is running</source>
+        <translation>Es läuft kein Dienst, der die Erlaubnis erteilt</translation>
     </message>
     <message>
-        <source>Nobody can ask you for permission</source>
-        <translation>Niemand kann Sie um Erlaubnis bitten</translation>
+        <source>No program can ask you for permission</source>
+        <translation>Kein Programm kann Sie um Erlaubnis bitten</translation>
     </message>
     <message>
         <source>Permission was not given</source>
@@ -1389,8 +1421,8 @@
         <translation>Der Helfer von qvpn ist nicht gestartet</translation>
     </message>
     <message>
-        <source>The app and its helper do not fit together</source>
-        <translation>Die App und ihr Helfer passen nicht zusammen</translation>
+        <source>The app and its helper are of different versions</source>
+        <translation>Die App und ihr Helfer haben verschiedene Versionen</translation>
     </message>
     <message>
         <source>qvpn&apos;s helper has ended</source>
@@ -1401,7 +1433,7 @@
         <translation>Jemand hat die Sitzung beendet</translation>
     </message>
     <message>
-        <source>Another tunnel is up on this machine</source>
+        <source>Another tunnel is up on this computer</source>
         <translation>Auf diesem Rechner besteht schon ein Tunnel</translation>
     </message>
     <message>
@@ -1409,7 +1441,7 @@
         <translation>Das ist nicht erlaubt</translation>
     </message>
     <message>
-        <source>This machine&apos;s network could not be set up</source>
+        <source>This computer&apos;s network could not be set up</source>
         <translation>Das Netzwerk dieses Rechners konnte nicht eingerichtet werden</translation>
     </message>
     <message>
@@ -1467,6 +1499,10 @@
     <message>
         <source>{user} is connected on this computer. Ask {user} to disconnect; an administrator can end it with: qvpn unlock</source>
         <translation>{user} ist auf diesem Rechner verbunden. Bitten Sie {user}, die Verbindung zu trennen; ein Administrator kann sie beenden mit: qvpn unlock</translation>
+    </message>
+    <message>
+        <source>Sign in at {address}. qvpn lets your browser out for that and connects afterwards.</source>
+        <translation>Melden Sie sich unter {address} an. qvpn lässt dafür Ihren Browser hinaus und verbindet danach.</translation>
     </message>
     <message>
         <source>SOCKS proxy</source>

@@ -5,6 +5,7 @@
     <name>App</name>
     <message>
         <source>Connection lost</source>
+        <extracomment>Parts of the core that are imported once the app is there, beside the event loop. What the desktop gets to say how it looks before the window appears.</extracomment>
         <translation>连接已断开</translation>
     </message>
     <message>
@@ -29,6 +30,13 @@
     <message>
         <source>Checking…</source>
         <translation>正在检查…</translation>
+    </message>
+</context>
+<context>
+    <name>ClearableLine</name>
+    <message>
+        <source>Clear</source>
+        <translation>清除</translation>
     </message>
 </context>
 <context>
@@ -58,12 +66,16 @@
         <translation>退出 qvpn(&amp;Q)</translation>
     </message>
     <message>
-        <source>&amp;Go on</source>
-        <translation>继续(&amp;G)</translation>
+        <source>C&amp;ontinue</source>
+        <translation>继续(&amp;O)</translation>
     </message>
 </context>
 <context>
     <name>DetailsCard</name>
+    <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
+    </message>
     <message>
         <source>Name servers</source>
         <translation>域名服务器</translation>
@@ -176,7 +188,7 @@
         <translation>数据包大小</translation>
     </message>
     <message>
-        <source>Traffic beside the tunnel</source>
+        <source>Traffic outside the tunnel</source>
         <translation>绕过隧道的流量</translation>
     </message>
     <message>
@@ -192,7 +204,7 @@
         <translation>未知</translation>
     </message>
     <message>
-        <source>Look at this</source>
+        <source>Needs attention</source>
         <translation>请留意</translation>
     </message>
     <message>
@@ -223,8 +235,8 @@
         <translation>欢迎</translation>
     </message>
     <message>
-        <source>Paste the invite that you got from whoever runs your gateway. It makes a key for this machine, which never leaves it.</source>
-        <translation>请粘贴网关运营者给您的邀请。它会为本机生成一个永不外传的密钥。</translation>
+        <source>Paste the invite you received from whoever runs your gateway. This device then makes a key of its own, which never leaves it.</source>
+        <translation>请粘贴网关运营者给您的邀请。本设备随后生成自己的密钥，密钥永不离开本设备。</translation>
     </message>
 </context>
 <context>
@@ -242,7 +254,7 @@
         <translation>邀请</translation>
     </message>
     <message>
-        <source>&amp;Name on this machine</source>
+        <source>&amp;Name on this computer</source>
         <translation>在本机上的名称(&amp;N)</translation>
     </message>
     <message>
@@ -339,10 +351,6 @@
         <translation>qvpn up</translation>
     </message>
     <message>
-        <source>Which log</source>
-        <translation>哪个日志</translation>
-    </message>
-    <message>
         <source>All</source>
         <translation>全部</translation>
     </message>
@@ -359,10 +367,6 @@
         <translation>错误</translation>
     </message>
     <message>
-        <source>Importance</source>
-        <translation>重要程度</translation>
-    </message>
-    <message>
         <source>Filter</source>
         <translation>筛选</translation>
     </message>
@@ -371,15 +375,23 @@
         <translation>日志</translation>
     </message>
     <message>
-        <source>There is nothing.</source>
-        <translation>没有内容。</translation>
+        <source>So&amp;urce</source>
+        <translation>来源(&amp;U)</translation>
+    </message>
+    <message>
+        <source>Le&amp;vel</source>
+        <translation>级别(&amp;V)</translation>
+    </message>
+    <message>
+        <source>No entries.</source>
+        <translation>没有条目。</translation>
     </message>
 </context>
 <context>
     <name>MainWindow</name>
     <message>
         <source>Menu</source>
-        <extracomment>The user wants to see all profiles.</extracomment>
+        <extracomment>Of a window that shows all of a session, in device-independent pixels. The user wants to see all profiles.</extracomment>
         <translation>菜单</translation>
     </message>
     <message>
@@ -475,8 +487,8 @@
         <translation>删除(&amp;D)…</translation>
     </message>
     <message>
-        <source>&amp;Connect this one when qvpn starts</source>
-        <translation>qvpn 启动时连接此项(&amp;C)</translation>
+        <source>&amp;Connect this profile when qvpn starts</source>
+        <translation>qvpn 启动时连接此配置(&amp;C)</translation>
     </message>
     <message>
         <source>&amp;Start qvpn when I log in</source>
@@ -507,8 +519,8 @@
         <translation>此设备在那里名为 {name}</translation>
     </message>
     <message>
-        <source>Known by a token</source>
-        <translation>以令牌识别</translation>
+        <source>Signs in with a token</source>
+        <translation>以令牌登录</translation>
     </message>
     <message>
         <source>The key is in a file that only you can read</source>
@@ -517,6 +529,10 @@
     <message>
         <source>The key is in the desktop&apos;s password store</source>
         <translation>密钥位于桌面的密码库中</translation>
+    </message>
+    <message>
+        <source>Question</source>
+        <translation>询问</translation>
     </message>
     <message>
         <source>Delete profile</source>
@@ -565,6 +581,10 @@
         <translation>复制</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
+    </message>
+    <message>
         <source>Copy {address}</source>
         <translation>复制 {address}</translation>
     </message>
@@ -581,11 +601,11 @@
     </message>
     <message>
         <source>&amp;Proxy only (no administrator rights)</source>
-        <translation>仅代理(无需管理员权限)(&amp;P)</translation>
+        <translation>仅代理（无需管理员权限）(&amp;P)</translation>
     </message>
     <message>
         <source>none; for example {address}</source>
-        <translation>无;例如 {address}</translation>
+        <translation>无；例如 {address}</translation>
     </message>
     <message>
         <source>&amp;SOCKS proxy at</source>
@@ -600,20 +620,20 @@
         <translation>转发(&amp;F)</translation>
     </message>
     <message>
-        <source>A line for each: a port of this computer, and the host and port behind the gateway that it leads to.</source>
-        <translation>每行一条:本机端口,以及它通向的网关后的主机和端口。</translation>
+        <source>One per line: a port of this computer, then the host and port behind the gateway that it leads to.</source>
+        <translation>每行一条：本机端口，然后是它通向的网关后的主机和端口。</translation>
     </message>
     <message>
         <source>For all programs, or for the destinations that you choose.</source>
-        <translation>用于所有程序,或您选择的目标。</translation>
+        <translation>用于所有程序，或您选择的目标。</translation>
     </message>
     <message>
-        <source>Only for programs that you set up for it; the rest of this computer goes directly.</source>
-        <translation>仅用于您为其设置的程序;本机其余流量直接连接。</translation>
+        <source>Only for programs that you set up for it; everything else on this computer goes directly.</source>
+        <translation>仅用于您为其设置的程序；本机其余流量直连。</translation>
     </message>
     <message>
         <source>Connect as: {name}</source>
-        <translation>连接方式:{name}</translation>
+        <translation>连接方式：{name}</translation>
     </message>
 </context>
 <context>
@@ -627,8 +647,8 @@
         <translation>保存(&amp;S)…</translation>
     </message>
     <message>
-        <source>This is all that a report contains. Names, addresses and keys are replaced, the same by the same. It goes only where you save it.</source>
-        <translation>报告仅包含这些内容。名称、地址和密钥均已替换，相同者替换为相同代号。它只会保存到您选择的位置。</translation>
+        <source>This is the whole report. Placeholders stand for names, addresses and keys, the same one each time. It goes nowhere but where you save it.</source>
+        <translation>这就是完整的报告。名称、地址和密钥均以代号代替，相同内容使用相同代号。它只会保存到您选择的位置。</translation>
     </message>
 </context>
 <context>
@@ -766,8 +786,8 @@
         <translation>导入目标</translation>
     </message>
     <message>
-        <source>it is no text</source>
-        <translation>不是文本</translation>
+        <source>it is not a text file</source>
+        <translation>不是文本文件</translation>
     </message>
     <message>
         <source>{file} cannot be read: {why}</source>
@@ -849,6 +869,10 @@
         <translation>网关提供的网络(&amp;G)</translation>
     </message>
     <message>
+        <source>Nothing is listed yet. Add a destination above, or choose a preset.</source>
+        <translation>列表为空。请在上方添加目标，或选择预设。</translation>
+    </message>
+    <message>
         <source>O&amp;K</source>
         <translation>确定(&amp;K)</translation>
     </message>
@@ -861,8 +885,8 @@
         <translation>取消(&amp;C)</translation>
     </message>
     <message>
-        <source>Without a connection it is not known what the gateway carries; this shows one that carries everything.</source>
-        <translation>未连接时无法得知网关转发哪些网络；此处按全部转发显示。</translation>
+        <source>What the gateway carries is known once you are connected. Until then, this assumes that it carries everything.</source>
+        <translation>连接后才能得知网关转发哪些网络；在此之前按全部转发显示。</translation>
     </message>
     <message>
         <source>Everything else goes directly.</source>
@@ -968,7 +992,7 @@
         <translation>断网保护(&amp;K)</translation>
     </message>
     <message>
-        <source>What happens to traffic that belongs in the tunnel while it is not up.</source>
+        <source>What happens to the tunnel&apos;s traffic while the tunnel is down.</source>
         <translation>隧道未建立时，应走隧道的流量如何处理。</translation>
     </message>
     <message>
@@ -976,15 +1000,15 @@
         <translation>关闭</translation>
     </message>
     <message>
-        <source>When the connection is given up, traffic goes directly to the internet.</source>
-        <translation>放弃连接后，流量将直连互联网。</translation>
+        <source>When qvpn gives up on the connection, traffic goes directly to the internet.</source>
+        <translation>qvpn 放弃连接后，流量将直连互联网。</translation>
     </message>
     <message>
         <source>While connected</source>
         <translation>连接期间</translation>
     </message>
     <message>
-        <source>From connecting until you disconnect, nothing leaves beside the tunnel, also when qvpn crashes.</source>
+        <source>From the moment you connect until you disconnect, nothing leaves outside the tunnel, even if qvpn crashes.</source>
         <translation>从连接到断开期间，任何流量都不会绕过隧道，即使 qvpn 崩溃。</translation>
     </message>
     <message>
@@ -992,8 +1016,8 @@
         <translation>始终</translation>
     </message>
     <message>
-        <source>Nothing leaves beside the tunnel, also after a restart of this computer, until you release the block.</source>
-        <translation>任何流量都不会绕过隧道，重启电脑后依然如此，直到您解除阻断。</translation>
+        <source>Nothing leaves outside the tunnel, even after this computer restarts, until you release the block.</source>
+        <translation>任何流量都不会绕过隧道，重启本机后依然如此，直到您解除阻断。</translation>
     </message>
     <message>
         <source>Reach the &amp;local network</source>
@@ -1008,7 +1032,7 @@
         <translation>使用网关的域名服务器(&amp;N)</translation>
     </message>
     <message>
-        <source>What you visit is then looked up through the tunnel. Without it, your network&apos;s name servers see those names.</source>
+        <source>The names of sites that you visit are looked up through the tunnel. Otherwise, your network&apos;s name servers see them.</source>
         <translation>您访问的名称将通过隧道查询；否则您所在网络的域名服务器会看到它们。</translation>
     </message>
     <message>
@@ -1040,12 +1064,12 @@
         <translation>基于 TCP 的 TLS</translation>
     </message>
     <message>
-        <source>Slower; passes almost everywhere.</source>
+        <source>Slower; works almost everywhere.</source>
         <translation>较慢；几乎处处可用。</translation>
     </message>
     <message>
-        <source>Show &amp;notifications</source>
-        <translation>显示通知(&amp;N)</translation>
+        <source>Sho&amp;w notifications</source>
+        <translation>显示通知(&amp;W)</translation>
     </message>
     <message>
         <source>Only for changes that you did not cause yourself.</source>
@@ -1056,11 +1080,11 @@
         <translation>语言(&amp;G)</translation>
     </message>
     <message>
-        <source>From the next start of qvpn on.</source>
+        <source>Takes effect the next time qvpn starts.</source>
         <translation>下次启动 qvpn 时生效。</translation>
     </message>
     <message>
-        <source>As the desktop</source>
+        <source>Same as the desktop</source>
         <translation>跟随桌面</translation>
     </message>
     <message>
@@ -1068,7 +1092,7 @@
         <translation>日志(&amp;O)</translation>
     </message>
     <message>
-        <source>How much is written down for finding the cause of a problem.</source>
+        <source>How much is recorded to help find the cause of a problem.</source>
         <translation>为排查问题记录多少内容。</translation>
     </message>
     <message>
@@ -1091,7 +1115,7 @@
         <translation>设置</translation>
     </message>
     <message>
-        <source>The kill switch and the local network hold at once, the rest from the next connection on.</source>
+        <source>The kill switch and the local network apply at once, the rest from the next connection.</source>
         <translation>断网保护和本地网络立即生效，其余自下次连接起生效。</translation>
     </message>
     <message>
@@ -1105,6 +1129,10 @@
 </context>
 <context>
     <name>TrafficCard</name>
+    <message>
+        <source>last 2 minutes</source>
+        <translation>最近 2 分钟</translation>
+    </message>
     <message>
         <source>Receiving {rate}</source>
         <translation>接收 {rate}</translation>
@@ -1122,6 +1150,10 @@
         <translation>本次会话已发送</translation>
     </message>
     <message>
+        <source>{name}: {value}</source>
+        <translation>{name}：{value}</translation>
+    </message>
+    <message>
         <source>Traffic of the last two minutes</source>
         <translation>最近两分钟的流量</translation>
     </message>
@@ -1137,8 +1169,8 @@
         <translation>打开登录页面(&amp;S)</translation>
     </message>
     <message>
-        <source>&amp;Release the block</source>
-        <translation>解除阻断(&amp;R)</translation>
+        <source>Release the &amp;block</source>
+        <translation>解除阻断(&amp;B)</translation>
     </message>
     <message>
         <source>&amp;Profile</source>
@@ -1225,7 +1257,7 @@
         <translation>正在建立隧道。</translation>
     </message>
     <message>
-        <source>What belongs in the tunnel waits and does not leave beside it.</source>
+        <source>Traffic for the tunnel waits. Nothing leaves outside it.</source>
         <translation>应走隧道的流量会等待，不会绕过隧道。</translation>
     </message>
     <message>
@@ -1238,7 +1270,7 @@
     </message>
     <message>
         <source>Programs that use the proxy reach the gateway, others go directly.</source>
-        <translation>使用代理的程序经由网关,其他程序直接连接。</translation>
+        <translation>使用代理的程序经由网关，其他程序直连。</translation>
     </message>
     <message>
         <source>Programs that use the proxy have to wait.</source>
@@ -1293,7 +1325,7 @@
         <translation>协商加密</translation>
     </message>
     <message>
-        <source>Prove this device</source>
+        <source>Identify this device</source>
         <translation>验证本设备</translation>
     </message>
     <message>
@@ -1318,7 +1350,7 @@
     </message>
     <message>
         <source>This computer has no network connection</source>
-        <translation>此计算机没有网络连接</translation>
+        <translation>本机没有网络连接</translation>
     </message>
     <message>
         <source>This network wants you to sign in</source>
@@ -1369,11 +1401,11 @@
         <translation>未安装 qvpn 的辅助程序</translation>
     </message>
     <message>
-        <source>Nobody can grant permission</source>
-        <translation>无人可以授权</translation>
+        <source>No service that grants permission is running</source>
+        <translation>没有正在运行的授权服务</translation>
     </message>
     <message>
-        <source>Nobody can ask you for permission</source>
+        <source>No program can ask you for permission</source>
         <translation>没有程序可以请求您授权</translation>
     </message>
     <message>
@@ -1385,8 +1417,8 @@
         <translation>qvpn 的辅助程序未能启动</translation>
     </message>
     <message>
-        <source>The app and its helper do not fit together</source>
-        <translation>应用与其辅助程序不匹配</translation>
+        <source>The app and its helper are of different versions</source>
+        <translation>应用与其辅助程序版本不同</translation>
     </message>
     <message>
         <source>qvpn&apos;s helper has ended</source>
@@ -1397,7 +1429,7 @@
         <translation>有人结束了会话</translation>
     </message>
     <message>
-        <source>Another tunnel is up on this machine</source>
+        <source>Another tunnel is up on this computer</source>
         <translation>本机已有另一条隧道</translation>
     </message>
     <message>
@@ -1405,7 +1437,7 @@
         <translation>不允许此操作</translation>
     </message>
     <message>
-        <source>This machine&apos;s network could not be set up</source>
+        <source>This computer&apos;s network could not be set up</source>
         <translation>无法设置本机网络</translation>
     </message>
     <message>
@@ -1462,7 +1494,11 @@
     </message>
     <message>
         <source>{user} is connected on this computer. Ask {user} to disconnect; an administrator can end it with: qvpn unlock</source>
-        <translation>{user} 已在本机连接。请让 {user} 断开连接;管理员可用以下命令结束:qvpn unlock</translation>
+        <translation>{user} 已在本机连接。请让 {user} 断开连接；管理员可用以下命令结束：qvpn unlock</translation>
+    </message>
+    <message>
+        <source>Sign in at {address}. qvpn lets your browser out for that and connects afterwards.</source>
+        <translation>请在 {address} 登录。qvpn 会为此放行您的浏览器，之后再连接。</translation>
     </message>
     <message>
         <source>SOCKS proxy</source>
