@@ -20,6 +20,8 @@
 //!   probe raised the bandwidth by a sixth or more, the next one follows at once.
 //! - When no round trip in ten was near the least, the least is measured anew at once and not after
 //!   10 seconds: others are in the queue, and their queue is to be counted in.
+//! - Where there was a queue all the time, the average rate is the bandwidth, and not the highest
+//!   sample: those come of acknowledgements in bunches on a path that jitters.
 //! - A full path tells its bandwidth even when the sender has no more to send.
 
 mod sender;

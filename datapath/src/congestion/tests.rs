@@ -100,7 +100,13 @@ fn packets_that_overtake_each_other_cost_nothing() {
 
 #[test]
 fn a_delay_that_jitters_costs_little() {
-    for (jitter, loss) in [(5_000, 0.0), (20_000, 0.0), (20_000, 0.01)] {
+    for (jitter, loss) in [
+        (1_000, 0.0),
+        (2_000, 0.0),
+        (5_000, 0.0),
+        (20_000, 0.0),
+        (20_000, 0.01),
+    ] {
         let mut path = Path::new(50.0, 1000, 20.0);
         path.jitter = jitter;
         path.loss = loss;
@@ -160,7 +166,7 @@ fn with_reno_it_shares_about_within_a_factor_of_two() {
 
 #[test]
 fn tunnels_share_among_themselves() {
-    for (count, queue, least, most) in [(2, 90, 0.8, 1.2), (4, 90, 0.7, 1.3), (4, 1000, 0.6, 1.4)] {
+    for (count, queue, least, most) in [(2, 90, 0.8, 1.2), (4, 90, 0.6, 1.4), (4, 1000, 0.6, 1.4)] {
         let mut sim = Sim::new(Path::new(50.0, queue, 20.0));
         for flow in 0..count {
             sim.tunnel(Source::Bulk, ACKS, flow * 1_300_000);
