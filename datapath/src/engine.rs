@@ -76,7 +76,8 @@ impl Up {
             return false;
         }
         self.udp_bytes += data.len();
-        self.items.push(Item::Udp(socket, meta.addr, meta.dst_ip, data.to_vec()));
+        self.items
+            .push(Item::Udp(socket, meta.addr, meta.dst_ip, data.to_vec()));
         true
     }
 
@@ -123,6 +124,7 @@ pub struct Slot {
 }
 
 /// Everything, under the lock.
+#[allow(clippy::struct_excessive_bools)] // each stands for itself
 pub struct State {
     role: Role,
     tun: Option<Arc<Tun>>,
@@ -272,7 +274,6 @@ fn run(inner: &Inner) {
     }
 }
 
-
 /// Memory that the thread works in.
 struct Buffers {
     tun: Box<[u8]>,
@@ -319,7 +320,11 @@ fn serve(inner: &Inner, buffers: &mut Buffers) {
                     open.push((index, Arc::clone(socket)));
                 }
             }
-            (state.tun.clone(), state.writer.blocked_on(), state.timeout(now()))
+            (
+                state.tun.clone(),
+                state.writer.blocked_on(),
+                state.timeout(now()),
+            )
         };
         wait_for(inner, tun.as_deref(), &open, blocked, timeout, &mut ready);
         drop(tun);
@@ -393,7 +398,10 @@ impl State {
             .filter_map(|&index| self.slots[index].as_ref()?.session.timer(now))
             .min()
             // What waits for the kernel to have room is not due before that.
-            .map(|at| at.saturating_sub(now).max(if self.writer.blocked() { 1_000 } else { 0 }))
+            .map(|at| {
+                at.saturating_sub(now)
+                    .max(if self.writer.blocked() { 1_000 } else { 0 })
+            })
     }
 
     fn on_timers(&mut self, now: Micros) {
@@ -418,11 +426,11 @@ impl State {
     }
 
     fn arm(&mut self, index: usize) {
-        if let Some(slot) = self.slots[index].as_deref_mut() {
-            if !slot.armed {
-                slot.armed = true;
-                self.armed.push(index);
-            }
+        if let Some(slot) = self.slots[index].as_deref_mut()
+            && !slot.armed
+        {
+            slot.armed = true;
+            self.armed.push(index);
         }
     }
 
@@ -499,9 +507,11 @@ impl State {
             while let Some(size) = Some(segments.next_len()).filter(|size| *size > 0) {
                 session.counters.tx_packets += 1;
                 session.counters.tx_bytes += size as u64;
-                let told = self.writer.put(session, index, &self.sockets, size, now, |out| {
-                    segments.next_into(out);
-                });
+                let told = self
+                    .writer
+                    .put(session, index, &self.sockets, size, now, |out| {
+                        segments.next_into(out);
+                    });
                 event = told.or(event);
             }
             let event = event.or_else(|| session.event());
@@ -576,9 +586,11 @@ impl State {
             }
             session.counters.tx_packets += 1;
             session.counters.tx_bytes += packet.len() as u64;
-            let told = self.writer.put(session, index, &self.sockets, packet.len(), now, |out| {
-                out.copy_from_slice(&packet);
-            });
+            let told = self
+                .writer
+                .put(session, index, &self.sockets, packet.len(), now, |out| {
+                    out.copy_from_slice(&packet);
+                });
             event = told.or(event);
         }
         if session.route.is_some() && !session.held && session.ack_due(now) {
@@ -593,14 +605,21 @@ impl State {
     // From a socket
 
     fn take_from_socket(&mut self, socket: usize, buffers: &mut Buffers, now: Micros) {
-        let Buffers { receive, meta, arena, .. } = buffers;
+        let Buffers {
+            receive,
+            meta,
+            arena,
+            ..
+        } = buffers;
         let received = {
             let Some(udp) = self.sockets.get(socket).and_then(Option::as_deref) else {
                 return;
             };
             let mut slices: [IoSliceMut<'_>; RECEIVE_BATCH] = {
                 let mut each = receive.iter_mut();
-                std::array::from_fn(|_| IoSliceMut::new(each.next().map_or(&mut [], |b| &mut b[..])))
+                std::array::from_fn(|_| {
+                    IoSliceMut::new(each.next().map_or(&mut [], |b| &mut b[..]))
+                })
             };
             // An ICMP error about one peer says nothing about the socket.
             udp.receive(&mut slices, meta).unwrap_or(0)
@@ -691,7 +710,9 @@ impl State {
                 eliciting = true;
                 let payload = &plain[range.clone()];
                 let inner = range.start + session.prefix.len();
-                if payload.starts_with(&session.prefix) && session.rules.lets_in(&plain[inner..range.end]) {
+                if payload.starts_with(&session.prefix)
+                    && session.rules.lets_in(&plain[inner..range.end])
+                {
                     session.counters.rx_packets += 1;
                     session.counters.rx_bytes += (range.end - inner) as u64;
                     coalescer.add(arena, at + inner..at + range.end);
@@ -713,7 +734,13 @@ impl State {
 
     /// Hand what was received to the kernel, joined to super-packets where it can be.
     fn write_to_tun(&mut self, arena: &mut [u8]) {
-        let State { coalescer, tun, drops, joins, .. } = self;
+        let State {
+            coalescer,
+            tun,
+            drops,
+            joins,
+            ..
+        } = self;
         if let Some(tun) = tun.as_deref() {
             let writes: Vec<_> = coalescer
                 .finish(arena)
@@ -739,7 +766,11 @@ fn write_one(
     let bytes = header.to_bytes();
     let mut parts = Vec::with_capacity(1 + ranges.len());
     parts.push(IoSlice::new(&bytes));
-    parts.extend(ranges.iter().map(|range| IoSlice::new(&arena[range.clone()])));
+    parts.extend(
+        ranges
+            .iter()
+            .map(|range| IoSlice::new(&arena[range.clone()])),
+    );
     if (*joins || ranges.len() == 1) && tun.write(&parts).is_ok() {
         return;
     }
@@ -748,7 +779,11 @@ fn write_one(
         return;
     }
     *joins = false;
-    let whole: Vec<u8> = ranges.iter().flat_map(|range| &arena[range.clone()]).copied().collect();
+    let whole: Vec<u8> = ranges
+        .iter()
+        .flat_map(|range| &arena[range.clone()])
+        .copied()
+        .collect();
     let Ok(mut segments) = Segments::new(header, &whole) else {
         drops.tun_refused += 1;
         return;
@@ -756,7 +791,10 @@ fn write_one(
     let none = [0; VnetHeader::LEN];
     let mut packet = vec![0; segments.largest()];
     while let Some(size) = segments.next_into(&mut packet) {
-        if tun.write(&[IoSlice::new(&none), IoSlice::new(&packet[..size])]).is_err() {
+        if tun
+            .write(&[IoSlice::new(&none), IoSlice::new(&packet[..size])])
+            .is_err()
+        {
             drops.tun_refused += 1;
         }
     }
@@ -802,7 +840,11 @@ impl State {
         self.next_number += 1;
         let free = self.slots.iter().position(Option::is_none);
         let index = free.unwrap_or(self.slots.len());
-        let slot = Some(Box::new(Slot { id, session, armed: false }));
+        let slot = Some(Box::new(Slot {
+            id,
+            session,
+            armed: false,
+        }));
         if index == self.slots.len() {
             self.slots.push(slot);
         } else {
@@ -841,7 +883,9 @@ impl State {
     /// A session that is carried.
     pub fn session(&mut self, id: u64) -> Option<&mut Session> {
         let index = *self.by_number.get(&id)?;
-        self.slots[index].as_deref_mut().map(|slot| &mut slot.session)
+        self.slots[index]
+            .as_deref_mut()
+            .map(|slot| &mut slot.session)
     }
 
     /// Use other connection IDs.

@@ -104,7 +104,13 @@ impl Udp {
     }
 
     /// Send packets of `segment` bytes each, of which only the last may be shorter.
-    pub fn send(&self, peer: SocketAddr, local: Option<IpAddr>, data: &[u8], segment: usize) -> Sent {
+    pub fn send(
+        &self,
+        peer: SocketAddr,
+        local: Option<IpAddr>,
+        data: &[u8],
+        segment: usize,
+    ) -> Sent {
         let transmit = Transmit {
             destination: peer,
             ecn: None,
@@ -136,10 +142,10 @@ impl Udp {
                 segment_size: None,
                 ..transmit.clone()
             };
-            if let Err(error) = self.state.try_send(UdpSockRef::from(&self.fd), &one) {
-                if quinn_udp::is_msg_size_err(&error) {
-                    return Sent::TooLarge;
-                }
+            if let Err(error) = self.state.try_send(UdpSockRef::from(&self.fd), &one)
+                && quinn_udp::is_msg_size_err(&error)
+            {
+                return Sent::TooLarge;
             }
         }
         Sent::Done
@@ -154,8 +160,7 @@ impl Udp {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> io::Result<usize> {
-        self.state
-            .recv(UdpSockRef::from(&self.fd), buffers, meta)
+        self.state.recv(UdpSockRef::from(&self.fd), buffers, meta)
     }
 }
 
@@ -174,7 +179,10 @@ impl Bell {
     /// # Errors
     /// Without a free descriptor.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Self(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
     }
 
     /// Wake whoever waits, now or next.
@@ -199,8 +207,8 @@ impl AsFd for Bell {
 /// Wait until a descriptor is ready, or until `timeout` microseconds are over.
 pub fn wait(fds: &mut [PollFd<'_>], timeout: Option<Micros>) {
     let timeout = timeout.map(|micros| Timespec {
-        tv_sec: (micros / 1_000_000) as i64,
-        tv_nsec: (micros % 1_000_000 * 1_000) as i64,
+        tv_sec: (micros / 1_000_000).cast_signed(),
+        tv_nsec: (micros % 1_000_000 * 1_000).cast_signed(),
     });
     // A signal ends it early, which the loop does not mind.
     let _ = poll(fds, timeout.as_ref());

@@ -1,5 +1,8 @@
 //! The engine for Python: numbers, bytes and tuples. What they mean is in `qvpn_core/datapath/engine.py`.
 
+// PyO3 hands arguments over.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -67,7 +70,10 @@ fn rules(own: Vec<Vec<u8>>, destinations: Option<(Boundaries, Boundaries)>) -> P
         list.into_iter()
             .map(|(start, forward)| {
                 let key = key_of(&start).filter(|_| start.len() == size);
-                Ok((key.ok_or_else(|| refuse("a boundary of the wrong family"))?, forward))
+                Ok((
+                    key.ok_or_else(|| refuse("a boundary of the wrong family"))?,
+                    forward,
+                ))
             })
             .collect()
     };
@@ -90,7 +96,9 @@ fn checked_ids(ids: &[Vec<u8>]) -> PyResult<()> {
 
 fn ranges(list: &[(u64, u64)]) -> PyResult<()> {
     // Inclusive and falling, so that nothing behind them has to check again.
-    let rising = list.iter().any(|(first, last)| first > last || *last >= 1 << 62)
+    let rising = list
+        .iter()
+        .any(|(first, last)| first > last || *last >= 1 << 62)
         || list.windows(2).any(|pair| pair[1].1 >= pair[0].0);
     if rising {
         return Err(refuse("ranges that do not fall"));
@@ -117,7 +125,9 @@ impl PyEngine {
 
     fn add_socket(&self, fd: RawFd) -> PyResult<usize> {
         let fd = duplicate(fd).map_err(os_error)?;
-        self.engine.change(|state| state.add_socket(fd)).map_err(os_error)
+        self.engine
+            .change(|state| state.add_socket(fd))
+            .map_err(os_error)
     }
 
     fn remove_socket(&self, index: usize) {
@@ -183,7 +193,10 @@ impl PyEngine {
 
     /// Ends a session: next number, received ranges, whether an ACK waits, and what was queued.
     fn detach<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyTuple>> {
-        let mut session = self.engine.change(|state| state.detach(id)).ok_or_else(gone)?;
+        let mut session = self
+            .engine
+            .change(|state| state.detach(id))
+            .ok_or_else(gone)?;
         let now = now();
         let mut queued = Vec::new();
         while let Some(packet) = session.queue.dequeue(now) {
@@ -239,7 +252,11 @@ impl PyEngine {
         let host = ip(host).ok_or_else(|| refuse("no address"))?;
         let peer = SocketAddr::new(host, port);
         let local = local.and_then(ip);
-        let route = usable.then_some(Route { socket, peer, local });
+        let route = usable.then_some(Route {
+            socket,
+            peer,
+            local,
+        });
         self.engine
             .change(|state| {
                 state
@@ -276,7 +293,9 @@ impl PyEngine {
 
     /// Packets for its addresses are another's from now on.
     fn unroute(&self, id: u64) -> PyResult<()> {
-        self.engine.change(|state| state.unroute(id)).ok_or_else(gone)
+        self.engine
+            .change(|state| state.unroute(id))
+            .ok_or_else(gone)
     }
 
     /// Take the next packet number; the session sends nothing until `end_send`.

@@ -116,9 +116,9 @@ pub fn seal(
     packet[number_at..header_size].copy_from_slice(&(number as u16).to_be_bytes());
     let (header, rest) = packet.split_at_mut(header_size);
     let (frames, tag_room) = rest.split_at_mut(rest.len() - TAG);
-    let sealed = keys
-        .aead
-        .seal_in_place_separate_tag(keys.nonce(number), Aad::from(&*header), frames);
+    let sealed =
+        keys.aead
+            .seal_in_place_separate_tag(keys.nonce(number), Aad::from(&*header), frames);
     let Ok(tag) = sealed else { return false };
     tag_room.copy_from_slice(tag.as_ref());
     let sample_at = number_at + SAMPLE_AT;
@@ -495,11 +495,11 @@ mod tests {
     fn other_frames_and_broken_ones_are_not_ours() {
         for plain in [
             &b""[..],
-            b"\x01",                 // PING
-            b"\x31\x05abc",          // shorter than it says
-            b"\x31",                 // no length
-            b"\x02\x05\x00\x00\x06", // below packet number 0
-            b"\x02\x05\x00\x01\x00\x04\x00", // a gap below 0
+            b"\x01",                             // PING
+            b"\x31\x05abc",                      // shorter than it says
+            b"\x31",                             // no length
+            b"\x02\x05\x00\x00\x06",             // below packet number 0
+            b"\x02\x05\x00\x01\x00\x04\x00",     // a gap below 0
             b"\x03\x05\x00\x00\x00\x00\x00\x00", // with ECN counts, which we do not ask for
             b"\x30\x01\x02",
         ] {
@@ -556,11 +556,10 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..100), expected in 0u64..1 << 62,
         ) {
             let keys = keys(Suite::Aes128);
-            if is_short(&bytes, 8) {
-                if let Some(header) = unprotect(&keys, &bytes, 8, expected) {
+            if is_short(&bytes, 8)
+                && let Some(header) = unprotect(&keys, &bytes, 8, expected) {
                     prop_assert!(open(&keys, &header, &bytes, &mut [0; 128]).is_none());
                 }
-            }
         }
     }
 }

@@ -128,11 +128,11 @@ impl Received {
             }
             Some(range) if number + 1 == range.0 => {
                 range.0 = number;
-                if let Some(&(smallest, below)) = self.ranges.get(at + 1) {
-                    if below + 1 == number {
-                        self.ranges[at].0 = smallest;
-                        self.ranges.remove(at + 1);
-                    }
+                if let Some(&(smallest, below)) = self.ranges.get(at + 1)
+                    && below + 1 == number
+                {
+                    self.ranges[at].0 = smallest;
+                    self.ranges.remove(at + 1);
                 }
             }
             _ => {

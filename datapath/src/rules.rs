@@ -142,7 +142,10 @@ mod tests {
 
     #[test]
     fn a_client_takes_what_is_for_it_and_sends_what_is_from_it() {
-        let rules = Rules { own: vec![vec![10, 0, 0, 2]], inbound: Inbound::ToOwn };
+        let rules = Rules {
+            own: vec![vec![10, 0, 0, 2]],
+            inbound: Inbound::ToOwn,
+        };
         assert!(rules.lets_in(&ipv4([1, 1, 1, 1], [10, 0, 0, 2])));
         assert!(!rules.lets_in(&ipv4([1, 1, 1, 1], [10, 0, 0, 3])));
         assert!(rules.lets_out(&ipv4([10, 0, 0, 2], [1, 1, 1, 1])));
@@ -153,11 +156,18 @@ mod tests {
     fn a_gateway_looks_at_source_and_destination() {
         let key = |address: [u8; 4]| key_of(&address).unwrap();
         let allowed = Destinations::new(
-            vec![(key([0; 4]), false), (key([10, 1, 0, 0]), true), (key([10, 2, 0, 0]), false)],
+            vec![
+                (key([0; 4]), false),
+                (key([10, 1, 0, 0]), true),
+                (key([10, 2, 0, 0]), false),
+            ],
             vec![],
         )
         .unwrap();
-        let rules = Rules { own: vec![vec![10, 0, 0, 2]], inbound: Inbound::FromOwn(allowed) };
+        let rules = Rules {
+            own: vec![vec![10, 0, 0, 2]],
+            inbound: Inbound::FromOwn(allowed),
+        };
         assert!(rules.lets_in(&ipv4([10, 0, 0, 2], [10, 1, 0, 0])));
         assert!(rules.lets_in(&ipv4([10, 0, 0, 2], [10, 1, 255, 255])));
         assert!(!rules.lets_in(&ipv4([10, 0, 0, 2], [10, 2, 0, 0])));

@@ -82,7 +82,9 @@ impl Sender {
 
     /// When a packet may be sent that waits; `None` when only an acknowledgement can say.
     pub fn next_send(&self, now: Micros) -> Option<Micros> {
-        self.has_numbers().then(|| self.path.next_send(now)).flatten()
+        self.has_numbers()
+            .then(|| self.path.next_send(now))
+            .flatten()
     }
 
     /// A packet of `bytes` goes out; [`Sender::note`] follows behind the last of a batch.
@@ -99,7 +101,13 @@ impl Sender {
             }
             self.note_run(now);
         }
-        self.run = Some(Run { first: number, count: 1, bytes, last: bytes, large });
+        self.run = Some(Run {
+            first: number,
+            count: 1,
+            bytes,
+            last: bytes,
+            large,
+        });
     }
 
     /// Everything that was sent is on its way; `drained` says that nothing else waits.
@@ -115,7 +123,8 @@ impl Sender {
 
     fn note_run(&mut self, now: Micros) {
         if let Some(run) = self.run.take() {
-            self.path.sent_batch(run.first, run.count, run.bytes, run.last, run.large, now);
+            self.path
+                .sent_batch(run.first, run.count, run.bytes, run.last, run.large, now);
         }
     }
 
@@ -125,7 +134,9 @@ impl Sender {
     pub fn acked(&mut self, ack: &AckFrame<'_>, delay: Micros, now: Micros) -> Vec<(u64, u64)> {
         self.note(now);
         // A peer that acknowledges what was never sent is the stack's to judge.
-        self.largest_acked = self.largest_acked.max(ack.largest.min(self.next.saturating_sub(1)));
+        self.largest_acked = self
+            .largest_acked
+            .max(ack.largest.min(self.next.saturating_sub(1)));
         let outcome = self.path.acked(ack.ranges(), delay, now);
         self.count(&outcome);
         outcome.stack_acked

@@ -78,6 +78,7 @@ pub enum Opened {
 }
 
 /// See the module.
+#[allow(clippy::struct_excessive_bools)] // each stands for itself
 pub struct Session {
     sealing: Keys,
     phase: bool,
@@ -275,8 +276,15 @@ impl Session {
     }
 
     /// Handle an ACK frame. Returns the numbers of the stack's own packets among them, and the delay.
-    pub fn handle_ack(&mut self, ack: &quic::AckFrame<'_>, now: Micros) -> (Vec<(u64, u64)>, Micros) {
-        let delay = ack.delay.checked_shl(self.peer_delay_exponent).unwrap_or(u64::MAX);
+    pub fn handle_ack(
+        &mut self,
+        ack: &quic::AckFrame<'_>,
+        now: Micros,
+    ) -> (Vec<(u64, u64)>, Micros) {
+        let delay = ack
+            .delay
+            .checked_shl(self.peer_delay_exponent)
+            .unwrap_or(u64::MAX);
         (self.sender.acked(ack, delay, now), delay)
     }
 
@@ -317,11 +325,12 @@ impl Session {
         if self.sender.timer().is_none() {
             self.queue.shrink();
         }
-        if let Some(since) = self.unanswered {
-            if !self.silence_told && now >= since + SILENCE {
-                self.silence_told = true;
-                return Some(Event::Silent);
-            }
+        if let Some(since) = self.unanswered
+            && !self.silence_told
+            && now >= since + SILENCE
+        {
+            self.silence_told = true;
+            return Some(Event::Silent);
         }
         self.event()
     }
@@ -404,4 +413,3 @@ fn seed() -> [u64; 2] {
 
 /// Bytes below the full size that still count as large.
 const LARGE_MARGIN: usize = 64;
-

@@ -101,10 +101,10 @@ impl Writer {
         let with_length = 1 + varint_size((prefix + size) as u64) + prefix + size;
         let end = session.packet_size - TAG;
         let mut event = None;
-        if let Some(open) = &self.open {
-            if open.at + with_length > self.start + end {
-                event = self.close(session, sockets, now);
-            }
+        if let Some(open) = &self.open
+            && open.at + with_length > self.start + end
+        {
+            event = self.close(session, sockets, now);
         }
         if self.open.is_none() {
             event = self.begin(session, index, sockets).or(event);
@@ -114,7 +114,10 @@ impl Writer {
             if spare >= ACK_ROOM {
                 at += session.write_ack(&mut self.buffer[at..at + spare], now);
             }
-            self.open = Some(Open { at, eliciting: true });
+            self.open = Some(Open {
+                at,
+                eliciting: true,
+            });
         }
         let Some(open) = &mut self.open else {
             return event;
@@ -151,14 +154,26 @@ impl Writer {
         let room = session.frames_room();
         let written = session.write_ack(&mut self.buffer[at..at + room], now);
         if written > 0 {
-            self.open = Some(Open { at: at + written, eliciting: false });
+            self.open = Some(Open {
+                at: at + written,
+                eliciting: false,
+            });
             self.close(session, sockets, now);
         }
     }
 
     /// Send everything that is in the buffer.
-    pub fn finish(&mut self, session: &mut Session, sockets: &[Option<Arc<Udp>>], now: Micros) -> Option<Event> {
-        let event = self.open.is_some().then(|| self.close(session, sockets, now)).flatten();
+    pub fn finish(
+        &mut self,
+        session: &mut Session,
+        sockets: &[Option<Arc<Udp>>],
+        now: Micros,
+    ) -> Option<Event> {
+        let event = self
+            .open
+            .is_some()
+            .then(|| self.close(session, sockets, now))
+            .flatten();
         let sent = self.send(session.route, sockets);
         self.session = None;
         sent.or(event)
@@ -174,7 +189,12 @@ impl Writer {
     }
 
     /// Room for one more packet at `start`.
-    fn begin(&mut self, session: &Session, index: usize, sockets: &[Option<Arc<Udp>>]) -> Option<Event> {
+    fn begin(
+        &mut self,
+        session: &Session,
+        index: usize,
+        sockets: &[Option<Arc<Udp>>],
+    ) -> Option<Event> {
         self.session = Some(index);
         let segments = session
             .route
@@ -186,10 +206,13 @@ impl Writer {
         None
     }
 
-    fn close(&mut self, session: &mut Session, sockets: &[Option<Arc<Udp>>], now: Micros) -> Option<Event> {
-        let Some(open) = self.open.take() else {
-            return None;
-        };
+    fn close(
+        &mut self,
+        session: &mut Session,
+        sockets: &[Option<Arc<Udp>>],
+        now: Micros,
+    ) -> Option<Event> {
+        let open = self.open.take()?;
         let mut start = self.start;
         let fewest = start + session.header_size() + MIN_FRAMES;
         let mut end = open.at;
@@ -252,7 +275,11 @@ impl Writer {
             return;
         }
         let data = self.buffer[..size].to_vec();
-        self.backlog.push_back(Waiting { route, segment, data });
+        self.backlog.push_back(Waiting {
+            route,
+            segment,
+            data,
+        });
     }
 
     /// Try again what waits for the kernel.
