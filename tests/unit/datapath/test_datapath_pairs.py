@@ -516,7 +516,7 @@ async def test_keys_are_updated_before_their_limit(
 ) -> None:
     class Hasty(engine_module.NativeEngine):
         def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments, key_limit=100)
+            super().__init__(**arguments, key_limit=30)
 
     monkeypatch.setattr("qvpn_core.datapath.native.NativeEngine", Hasty)
     async with pair(identity, "native", gateway) as made:
