@@ -34,11 +34,6 @@ POLICY: Final = Path("/usr/share/polkit-1/actions/io.github.qvpn.policy")
 #: What polkit's actions name in the package.
 PACKAGED: Final = "/usr/lib/qvpn/qvpn-helper"
 _CORE: Final = Path(__file__).resolve().parents[1]
-#: The policy, as a wheel has it and as a checkout has it.
-_POLICIES: Final = (
-    Path(__file__).with_name(POLICY.name),
-    _CORE.parent / "resources" / POLICY.name,
-)
 #: All that the helper imports, of ours and of others.
 OURS: Final = (
     "__init__.py",
@@ -103,7 +98,7 @@ def install() -> None:
     script.chmod(0o755)
     shutil.rmtree(TARGET, ignore_errors=True)
     new.rename(TARGET)
-    text = next(path for path in _POLICIES if path.is_file()).read_text()
+    text = Path(__file__).with_name(POLICY.name).read_text()
     POLICY.parent.mkdir(parents=True, exist_ok=True)
     POLICY.write_text(text.replace(PACKAGED, str(HELPER)))
     POLICY.chmod(0o644)

@@ -97,7 +97,7 @@ def prepare(suite: str) -> str | None:
         with log.open("w") as output:
             done = subprocess.run(
                 ["debootstrap", "--variant=minbase", include, suite, str(new)],
-                stdout=output, stderr=output, timeout=600,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=600,
             )  # fmt: skip
         if done.returncode:
             return f"debootstrap of {suite} failed: see {log}"
@@ -106,14 +106,22 @@ def prepare(suite: str) -> str | None:
     return None
 
 
-def layer(suite: str, package: Path) -> Path:
-    """What the declared dependencies of a package put upon a root, once for what it declares.
+def declared(package: Path) -> str:
+    """What a package says that it depends on."""
+    return subprocess.run(
+        ["dpkg-deb", "--field", str(package), "Depends"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.strip()
+
+
+def layer(suite: str, needs: str) -> Path:
+    """What `needs`, in the words of a package, put upon a root; made once.
 
     A test then installs the package without a network, which succeeds only if nothing is missing.
     """
-    needs = subprocess.run(
-        ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     name = hashlib.sha256(needs.encode()).hexdigest()[:12]
     made = ROOTS / f"{suite}+{name}"
     with _alone(f"{suite}+{name}"):
@@ -122,9 +130,11 @@ def layer(suite: str, package: Path) -> Path:
         work = ROOTS / f"{suite}+{name}.new"
         shutil.rmtree(work, ignore_errors=True)
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "sh"]
-        words += [str(work), str(ROOTS / suite), str(package.parent)]
+        words += [str(work), str(ROOTS / suite), str(ROOTS)]
         words += ["sh", "-euc", _SATISFY, "sh", needs]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         (work / "upper").rename(made)
         shutil.rmtree(work, ignore_errors=True)
@@ -132,16 +142,23 @@ def layer(suite: str, package: Path) -> Path:
 
 
 class System:
-    """See the module. `packages` is seen as /packages inside."""
+    """See the module. `needs` is installed already; `packages` is seen as /packages inside."""
 
     def __init__(
-        self, suite: str, network: Namespace, directory: Path, package: Path, *, name: str
+        self,
+        suite: str,
+        network: Namespace,
+        directory: Path,
+        *,
+        needs: str,
+        packages: Path,
+        name: str,
     ) -> None:
         self.network = network
         self.directory = directory
-        below = f"{layer(suite, package)}:{ROOTS / suite}"
+        below = f"{layer(suite, needs)}:{ROOTS / suite}"
         self._name = name
-        self._words = [str(directory), below, str(package.parent)]
+        self._words = [str(directory), below, str(packages)]
         self._unshare: subprocess.Popen[Any] | None = None
         self._first = 0
 
@@ -171,7 +188,7 @@ class System:
         """As a power failure does it: nothing gets to say anything. The disk stays."""
         assert self._unshare is not None
         self._unshare.kill()  # and with it all that is inside
-        self._unshare.wait()
+        self._unshare.wait(PATIENCE)
 
     def __exit__(
         self,
@@ -242,7 +259,7 @@ class System:
         # Into its mounts, but not into its root: from there both files have a name.
         inside = f"{self.directory}/root{socket}"
         words = ["nsenter", f"--mount=/proc/{self._first}/ns/mnt", "mount", "--bind"]
-        subprocess.run([*words, socket, inside], check=True)
+        subprocess.run([*words, socket, inside], check=True, timeout=PATIENCE)
 
     def sh(self, script: str) -> str:
         """Run a shell script inside; its output."""

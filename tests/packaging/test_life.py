@@ -106,8 +106,22 @@ def place(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Itera
     with (
         World() as world,
         Desktop("trayer") as desktop,
-        System(suite, world.gateway, tmp_path / "g", built.server, name="gateway") as gateway,
-        System(suite, world.client, tmp_path / "c", built.client, name="client") as client,
+        System(
+            suite,
+            world.gateway,
+            tmp_path / "g",
+            needs=system.declared(built.server),
+            packages=built.server.parent,
+            name="gateway",
+        ) as gateway,
+        System(
+            suite,
+            world.client,
+            tmp_path / "c",
+            needs=system.declared(built.client),
+            packages=built.client.parent,
+            name="client",
+        ) as client,
     ):
         client.add_user("ada")
         client.sh(f"cat > /etc/polkit-1/rules.d/10-test.rules <<'END'\n{RULE}END")
@@ -218,7 +232,14 @@ def alone(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sy
     directory = tmp_path_factory.mktemp("alone") / "system"
     with (
         Namespace("alone") as network,
-        System(SUITES[0], network, directory, built.client, name="alone") as machine,
+        System(
+            SUITES[0],
+            network,
+            directory,
+            needs=system.declared(built.client),
+            packages=built.client.parent,
+            name="alone",
+        ) as machine,
     ):
         network.set_link("lo", up=True)
         machine.install(built.server, built.client)

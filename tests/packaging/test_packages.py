@@ -66,7 +66,7 @@ def test_programs_run_isolated_on_the_packages_own_interpreter(
         first = path.read_text().splitlines()[0]
         assert re.fullmatch(rf"#!/{package.tree}/bin/python3\.\d+ -IS?", first)
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
-    policy = (PROJECT / "resources/io.github.qvpn.policy").read_text()
+    policy = (PROJECT / "qvpn_core/helper/io.github.qvpn.policy").read_text()
     if package.name == "qvpn":
         helpers = set(re.findall(r"exec\.path\">(.*?)<", policy))
         assert helpers == {"/usr/lib/qvpn/qvpn-helper"}
