@@ -126,7 +126,9 @@ def interpreter() -> Iterator[Path]:
     yield Path(os.path.realpath(sys.executable))
     if sysconfig.get_config_var("Py_ENABLE_SHARED"):
         library = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
-        yield Path(os.path.realpath(os.path.join(*library)))
+        path = Path(os.path.realpath(os.path.join(*library)))
+        if path.exists():  # Debian's program needs none, and has it in a package of its own
+            yield path
     for directory, below, files in os.walk(os.path.realpath(sysconfig.get_path("stdlib"))):
         below[:] = [name for name in below if not name.endswith("-packages")]
         real = (Path(os.path.realpath(os.path.join(directory, name))) for name in files)

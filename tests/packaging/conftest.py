@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ class Built:
     server_rpm: Path
     newer_client: Path
     newer_server: Path
+    newer_client_rpm: Path
+    newer_server_rpm: Path
 
     def root(self, name: str) -> Path:
         """What a package installs, as it was staged."""
@@ -60,25 +63,38 @@ def _build() -> Built:
     changed = max(
         path.stat().st_mtime
         for source in SOURCES
-        for path in [PROJECT / "pyproject.toml", *(PROJECT / source).rglob("*")]
+        for path in [
+            PROJECT / "pyproject.toml",
+            Path(__file__),
+            *DIST.glob("qvpn_datapath-*.whl"),
+            *(PROJECT / source).rglob("*"),
+        ]
         if path.is_file() and path.suffix != ".pyc"
     )
     if not done.exists() or done.stat().st_mtime < changed:
         subprocess.run(
-            [sys.executable, "-m", "tools.packages.build", "deb", "rpm"], cwd=PROJECT, check=True
+            [sys.executable, "-m", "tools.packages.build", "deb", "rpm"],
+            cwd=PROJECT,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=500,
         )
         for deb in DIST.glob("*.deb"):
             _write_newer(deb, WORK / f"newer-{deb.name.partition('_')[0]}.deb")
+        for name in ("qvpn", "qvpn-server"):
+            _write_newer_rpm(name, WORK / f"newer-{name}.rpm")
+        for path in (*DIST.glob("*.deb"), *DIST.glob("*.rpm")):
+            shutil.copyfile(path, WORK / path.name)
         done.touch()
-    for path in DIST.glob("*.deb"):
-        shutil.copyfile(path, WORK / path.name)
     return Built(
         client=_one(WORK, "qvpn_*.deb"),
         server=_one(WORK, "qvpn-server_*.deb"),
-        client_rpm=_one(DIST, "qvpn-[0-9]*.rpm"),
-        server_rpm=_one(DIST, "qvpn-server-[0-9]*.rpm"),
+        client_rpm=_one(WORK, "qvpn-[0-9]*.rpm"),
+        server_rpm=_one(WORK, "qvpn-server-[0-9]*.rpm"),
         newer_client=WORK / "newer-qvpn.deb",
         newer_server=WORK / "newer-qvpn-server.deb",
+        newer_client_rpm=WORK / "newer-qvpn.rpm",
+        newer_server_rpm=WORK / "newer-qvpn-server.rpm",
     )
 
 
@@ -92,7 +108,30 @@ def _write_newer(deb: Path, target: Path) -> None:
             "ar r $1 control.tar.gz"
         )
         command = ["sh", "-euc", shell, "sh", str(target)]
-        subprocess.run(command, cwd=directory, check=True, capture_output=True)
+        subprocess.run(
+            command,
+            cwd=directory,
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+
+def _write_newer_rpm(name: str, target: Path) -> None:
+    """The same package as the next release, of what was staged for this one."""
+    description = json.loads((WORK / name / "nfpm.json").read_text()) | {"release": "2"}
+    description["rpm"]["compression"] = "zstd:fastest"  # nobody keeps it
+    file = WORK / name / "newer.json"
+    file.write_text(json.dumps(description))
+    nfpm = Path(sys.executable).with_name("nfpm")
+    subprocess.run(
+        [str(nfpm), "package", "--config", str(file), "--packager", "rpm", "--target", str(target)],
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=200,
+    )
 
 
 def _one(directory: Path, pattern: str) -> Path:

@@ -55,8 +55,8 @@ for device in null zero full random urandom tty; do
   mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir -p "$root/dev/net" "$root/dev/shm" "$root/dev/pts" "$root/packages"
-touch "$root/dev/net/tun"
-mount --bind /dev/net/tun "$root/dev/net/tun"
+# As udev makes it, whatever made the machine's own.
+mknod -m 666 "$root/dev/net/tun" c 10 200
 mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s pts/ptmx "$root/dev/ptmx"
@@ -84,19 +84,23 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-def prepare(suite: str) -> str | None:
-    """Make the root of a release, once for this checkout; why not, if not."""
-    root = ROOTS / suite
-    with _alone(suite):
+def prepare(suite: str, *, slim: bool = False) -> str | None:
+    """Make the root of a release, once for this checkout; why not, if not.
+
+    A `slim` one has no systemd: it is what images of containers begin with.
+    """
+    name = f"{suite}-slim" if slim else suite
+    root = ROOTS / name
+    with _alone(name):
         if root.is_dir():
             return None
-        new = ROOTS / f"{suite}.new"
+        new = ROOTS / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
-        include = "--include=systemd,systemd-sysv,dbus"
-        log = ROOTS / f"{suite}.log"
+        include = [] if slim else ["--include=systemd,systemd-sysv,dbus"]
+        log = ROOTS / f"{name}.log"
         with log.open("w") as output:
             done = subprocess.run(
-                ["debootstrap", "--variant=minbase", include, suite, str(new)],
+                ["debootstrap", "--variant=minbase", *include, suite, str(new)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=600,
             )  # fmt: skip
         if done.returncode:
@@ -157,7 +161,7 @@ class System:
         self.network = network
         self.directory = directory
         below = f"{layer(suite, needs)}:{ROOTS / suite}"
-        self._name = name
+        self.name = name
         self._words = [str(directory), below, str(packages)]
         self._unshare: subprocess.Popen[Any] | None = None
         self._first = 0
@@ -181,7 +185,7 @@ class System:
         )
         end = time.monotonic() + PATIENCE
         while not self._booted():
-            assert time.monotonic() < end, f"{self._name} does not boot"
+            assert time.monotonic() < end, f"{self.name} does not boot"
             time.sleep(0.1)
 
     def power_off(self) -> None:
@@ -225,7 +229,8 @@ class System:
         home = f"/home/{user}"
         return self.command(
             *("runuser", "-u", user, "--", "env", "-i", f"--chdir={home}", f"HOME={home}"),
-            *(f"USER={user}", f"XDG_RUNTIME_DIR={home}/run", "PATH=/usr/bin:/bin"),
+            *(f"USER={user}", f"XDG_RUNTIME_DIR={home}/run"),
+            f"PATH={home}/.local/bin:/usr/local/bin:/usr/bin:/bin",
             *("LC_ALL=C.UTF-8", *settings, *argv),
         )
 
@@ -233,15 +238,16 @@ class System:
         self, *argv: str, check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as root."""
-        return self._run(self.command(*argv), check, timeout)
+        return self.execute(self.command(*argv), check, timeout)
 
     def run_as(self, user: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as an ordinary user."""
-        return self._run(self.user_command(user, *argv), check, PATIENCE)
+        return self.execute(self.user_command(user, *argv), check, PATIENCE)
 
-    def _run(
-        self, argv: list[str], check: bool, timeout: float
+    def execute(
+        self, argv: list[str], check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
+        """Run what `command` or `user_command` made."""
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
         )

@@ -22,17 +22,22 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Final
 
-from tools.packages import commands, completions, elf, icons, manual, sbom, tree
+from tools.packages import commands, completions, datapath, elf, icons, manual, sbom, tree
 from tools.packages.description import HOMEPAGE, MAINTAINER, PROJECT, Package, PackageError, version
 
 #: As Debian and rpm call the machines that we build on.
 MACHINES: Final = {"x86_64": ("amd64", "x86_64"), "aarch64": ("arm64", "aarch64")}
 
 
-def stage(package: Package, root: Path, epoch: int) -> set[str]:
-    """Write everything that `package` installs below `root`; the system libraries that it needs."""
+def stage(package: Package, root: Path, epoch: int, wheel: Path | None = None) -> set[str]:
+    """Write everything that `package` installs below `root`; the system libraries that it needs.
+
+    `wheel` is the native datapath's, if it is to be inside.
+    """
     shutil.rmtree(root, ignore_errors=True)
     distributions = tree.closure(package.requirements)
+    if wheel is not None:
+        distributions.append(datapath.unpack(wheel, root.with_name("datapath")))
     private = root / package.tree
     ours = (_module_directory(name) for name in package.modules)
     tree.make(private, distributions, ours)
@@ -215,10 +220,17 @@ def _machine() -> tuple[str, str]:
         raise PackageError(f"packages are not made for {platform.machine()}") from None
 
 
-def write(package: Package, kinds: Iterable[str], work: Path, output: Path, epoch: int) -> None:
-    """Build one package in each format, into `output`."""
+def write(
+    package: Package,
+    kinds: Iterable[str],
+    work: Path,
+    output: Path,
+    epoch: int,
+    wheel: Path | None = None,
+) -> None:
+    """Build one package in each format, into `output`; with the native datapath of `wheel`."""
     root = work / package.name / "root"
-    libraries = stage(package, root, epoch)
+    libraries = stage(package, root, epoch, wheel)
     config = work / package.name / "nfpm.json"
     config.write_text(json.dumps(configuration(package, root, libraries, epoch), indent=1))
     deb, rpm = _machine()
@@ -282,6 +294,13 @@ def main() -> int:
     parser.add_argument("--only", choices=[package.name for package in PACKAGES])
     parser.add_argument("--output", type=Path, default=PROJECT / "dist")
     parser.add_argument("--work", type=Path, default=PROJECT / "build/packages")
+    parser.add_argument(
+        "--datapath",
+        metavar="WHEEL",
+        type=Path,
+        help="the native datapath to put in (default: the one in the output's directory, if any)",
+    )
+    parser.add_argument("--no-datapath", action="store_true", help="without a native datapath")
     options = parser.parse_args()
     os.umask(0o022)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -289,9 +308,11 @@ def main() -> int:
     os.environ.update(COLUMNS="100", LC_ALL="C.UTF-8", TZ="UTC")
     try:
         epoch = source_date()
+        wheel = None if options.no_datapath else options.datapath or datapath.find(options.output)
+        print(f"the native datapath is {wheel.name if wheel else 'not inside'}")
         for package in PACKAGES:
             if options.only in (None, package.name):
-                write(package, options.kinds, options.work, options.output, epoch)
+                write(package, options.kinds, options.work, options.output, epoch, wheel)
         write_checksums(options.output)
     except PackageError as error:
         print(f"packages: {error}", file=sys.stderr)

@@ -45,7 +45,10 @@ UNUSED: Final = frozenset(
         "site-packages",
         "dist-packages",
         "__pycache__",
+        # What Debian puts beside it.
         "sitecustomize.py",
+        "EXTERNALLY-MANAGED",
+        "_distutils_system_mod.py",
         "__phello__",
         "antigravity.py",
         "cgi.py",
@@ -72,6 +75,8 @@ _UNUSED_EXTENSIONS: Final = (
     "_uuid",
     "_lsprof",
 )
+#: Below it: what only other systems need.
+_UNUSED_DIRECTORIES: Final = ("__pycache__", "tests", "test", "macholib")
 #: Of dependencies: their own tests, what is for compilers, and for other programs.
 _UNUSED_PARTS: Final = frozenset(("tests", "test", "testing", "include", "__pycache__"))
 _UNUSED_SUFFIXES: Final = (".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd", ".pth")
@@ -128,7 +133,8 @@ def _interpreter(target: Path) -> None:
     program.parent.mkdir(parents=True)
     shutil.copy(os.path.realpath(sys.executable), program)
     shared = sysconfig.get_config_var("INSTSONAME") or ""
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and shared:
+    # Debian's program has all of it inside, and its library is in a package of its own.
+    if shared and shared in elf.needed(program):
         origin = Path(sysconfig.get_config_var("LIBDIR")) / shared
         if not origin.is_file():
             raise PackageError(f"{origin} is missing: this interpreter cannot be packaged")
@@ -141,7 +147,7 @@ def _standard_library(library: Path) -> None:
 
     def unused(directory: str, names: list[str]) -> set[str]:
         top = Path(directory) == origin
-        drop = {name for name in names if name in ("__pycache__", "tests", "test")}
+        drop = {name for name in names if name in _UNUSED_DIRECTORIES}
         if top:
             drop |= UNUSED & set(names)
             drop |= {name for name in names if name.startswith(("config-", "LICENSE"))}
