@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from tests.packaging.conftest import Built
 from tests.packaging.system import DIST
-from tools.packages import datapath, elf, tree
+from tools.packages import build, datapath, elf, tree
 from tools.packages.description import PACKAGES, PROJECT, Package, version
 
 pytestmark = pytest.mark.timeout(600)
@@ -243,13 +243,23 @@ def test_two_builds_are_the_same_bytes(built: Built, tmp_path: Path) -> None:
         assert (tmp_path / "dist" / first.name).read_bytes() == first.read_bytes(), first.name
 
 
-def test_the_checksums_are_of_everything_and_sha256sum_takes_them(built: Built) -> None:
-    said = tool("env", f"--chdir={DIST}", "sha256sum", "--check", "--strict", "SHA256SUMS")
-    assert said.returncode == 0, said.stdout + said.stderr
+def test_the_checksums_are_of_everything_and_sha256sum_takes_them(
+    built: Built, tmp_path: Path
+) -> None:
     lines = (DIST / "SHA256SUMS").read_text().splitlines()
     named = {line.split("  ")[1] for line in lines}
-    assert {path.name for path in DIST.iterdir()} - named == {"SHA256SUMS"}
-    assert {built.client.name, built.server_rpm.name, f"qvpn-{version()}.cdx.json"} <= named
+    for pattern in ("*.deb", "*.rpm", "*.cdx.json"):
+        ours = {path.name for path in DIST.glob(pattern)}
+        assert len(ours) == 2
+        assert ours <= named
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    build.write_checksums(tmp_path)
+    check = ("env", f"--chdir={tmp_path}", "sha256sum", "--check", "--strict", "SHA256SUMS")
+    said = tool(*check)
+    assert (said.returncode, said.stdout) == (0, "one: OK\ntwo: OK\n")
+    (tmp_path / "two").write_text("three")
+    assert tool(*check).returncode == 1
 
 
 def test_two_builds_of_wheel_and_source_are_the_same_bytes(tmp_path: Path) -> None:
