@@ -23,8 +23,10 @@ SOURCES = (
     "packaging",
     "resources",
     "tools/packages",
-    "docs",
 )
+#: Single files, and what is below those and in no package.
+FILES = ("pyproject.toml", "CHANGELOG.md", "docs/user-guide.md", "docs/administrator-guide.md")
+ELSEWHERE = PROJECT / "packaging/oci"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Built:
     newer_server: Path
     newer_client_rpm: Path
     newer_server_rpm: Path
+
+    def epoch(self) -> int:
+        """The time that they have for all that is in them: a commit may have come since."""
+        return int((WORK / "qvpn/root/usr/lib/qvpn").stat().st_mtime)
 
     def root(self, name: str) -> Path:
         """What a package installs, as it was staged."""
@@ -64,12 +70,12 @@ def _build() -> Built:
         path.stat().st_mtime
         for source in SOURCES
         for path in [
-            PROJECT / "pyproject.toml",
+            *(PROJECT / name for name in FILES),
             Path(__file__),
             *DIST.glob("qvpn_datapath-*.whl"),
             *(PROJECT / source).rglob("*"),
         ]
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(ELSEWHERE)
     )
     if not done.exists() or done.stat().st_mtime < changed:
         subprocess.run(

@@ -16,8 +16,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Final
@@ -227,34 +229,41 @@ def write(
     output: Path,
     epoch: int,
     wheel: Path | None = None,
-) -> None:
-    """Build one package in each format, into `output`; with the native datapath of `wheel`."""
+) -> list[Callable[[], Path]]:
+    """Stage one package and write its bill into `output`, with the native datapath of `wheel`.
+
+    Returns what is left to do: a function for each format, which takes most of the time and may run
+    beside others.
+    """
     root = work / package.name / "root"
     libraries = stage(package, root, epoch, wheel)
     config = work / package.name / "nfpm.json"
     config.write_text(json.dumps(configuration(package, root, libraries, epoch), indent=1))
-    deb, rpm = _machine()
-    for kind in kinds:
-        name = {
-            "deb": f"{package.name}_{version()}-1_{deb}.deb",
-            "rpm": f"{package.name}-{version()}-1.{rpm}.rpm",
-        }[kind]
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("nfpm")),
-                *("package", "--config", str(config), "--packager", kind),
-                *("--target", str(output / name)),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
-        )
-        if done.returncode:
-            raise PackageError(f"nfpm: {done.stderr.strip() or done.stdout.strip()}")
-        print(f"{output / name}  {(output / name).stat().st_size / 1e6:.1f} MB")
     bill = root / "usr/share/doc" / package.name / "sbom.cdx.json"
     shutil.copyfile(bill, output / f"{package.name}-{version()}.cdx.json")
+    deb, rpm = _machine()
+    names = {
+        "deb": f"{package.name}_{version()}-1_{deb}.deb",
+        "rpm": f"{package.name}-{version()}-1.{rpm}.rpm",
+    }
+    return [partial(_archive, kind, config, output / names[kind], epoch) for kind in kinds]
+
+
+def _archive(kind: str, config: Path, target: Path, epoch: int) -> Path:
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("nfpm")),
+            *("package", "--config", str(config), "--packager", kind, "--target", str(target)),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
+    )
+    if done.returncode:
+        raise PackageError(f"nfpm: {done.stderr.strip() or done.stdout.strip()}")
+    return target
 
 
 def write_checksums(output: Path) -> None:
@@ -310,9 +319,17 @@ def main() -> int:
         epoch = source_date()
         wheel = None if options.no_datapath else options.datapath or datapath.find(options.output)
         print(f"the native datapath is {wheel.name if wheel else 'not inside'}")
-        for package in PACKAGES:
-            if options.only in (None, package.name):
-                write(package, options.kinds, options.work, options.output, epoch, wheel)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            archives = [
+                pool.submit(archive)
+                for package in PACKAGES
+                if options.only in (None, package.name)
+                for archive in write(
+                    package, options.kinds, options.work, options.output, epoch, wheel
+                )
+            ]
+            for path in (archive.result() for archive in archives):
+                print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
         write_checksums(options.output)
     except PackageError as error:
         print(f"packages: {error}", file=sys.stderr)
