@@ -83,7 +83,7 @@ def _build() -> Built:
             cwd=PROJECT,
             check=True,
             stdin=subprocess.DEVNULL,
-            timeout=500,
+            timeout=800,
         )
         for deb in DIST.glob("*.deb"):
             _write_newer(deb, WORK / f"newer-{deb.name.partition('_')[0]}.deb")

@@ -27,7 +27,7 @@ from tests.packaging.system import PROJECT, ROOTS
 from tests.world import World, plan, probes, unavailable
 from tests.world.vpn import VpnClient, leaves_nothing, until
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STATE: Final = ("--state", "/var/lib/qvpn-server")
 NET_BIND_SERVICE: Final = 1 << 10

@@ -21,7 +21,7 @@ from tests.packaging.system import DIST
 from tools.packages import build, datapath, elf, tree
 from tools.packages.description import PACKAGES, PROJECT, Package, version
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 MB = 1_000_000
 each = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 

@@ -24,7 +24,7 @@ from tests.world import plan, probes
 from tests.world.snapshot import snapshot
 from tests.world.vpn import until
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAGE: Final = "docs/install/pipx.md"
 WHEELS: Final = PROJECT / "build/wheels"

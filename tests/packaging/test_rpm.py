@@ -21,7 +21,7 @@ from tests.packaging.test_life import changed, wait_for_download
 from tests.world import plan, probes
 from tests.world.snapshot import snapshot
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUITE: Final = "bookworm"
 RPM: Final = ("rpm", "--force-debian", "--nodeps")
