@@ -184,7 +184,10 @@ def test_an_rpm_holds_what_the_deb_holds(built: Built) -> None:
         files = set(tool("rpm", "-qpl", str(rpm)).stdout.splitlines())
         ours = {line.split(maxsplit=5)[5].split(" -> ")[0][1:].rstrip("/") for line in listed(deb)}
         ours = {name for name in ours if "qvpn" in name}
-        debian = ("/usr/share/lintian", "changelog.Debian.gz")
+        debian = ("/usr/share/lintian", "changelog.Debian.gz", "/usr/share/zsh/vendor-completions")
+        program = "qvpn" if deb is built.client else "qvpn-server"
+        assert f"/usr/share/zsh/site-functions/_{program}" in files
+        assert not [name for name in files if "vendor-completions" in name]
         assert {name for name in ours if not any(word in name for word in debian)} <= files
         needs = tool("rpm", "-qpR", str(rpm)).stdout
         assert "nftables" in needs

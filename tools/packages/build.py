@@ -204,6 +204,12 @@ def _contents(root: Path) -> list[dict[str, Any]]:
         only: dict[str, Any] = (
             {"packager": "deb"} if "lintian" in target or "changelog.Debian" in target else {}
         )
+        if "zsh/vendor-completions" in target and path.is_file():
+            # Debian's directory for packages; elsewhere it is zsh's own.
+            there = target.replace("vendor-completions", "site-functions")
+            mode = {"file_info": {"mode": 0o644}}
+            contents.append({"src": str(path), "dst": there, "packager": "rpm"} | mode)
+            only = {"packager": "deb"}
         if path.is_symlink():
             contents.append({"src": os.readlink(path), "dst": target, "type": "symlink"} | only)
         elif path.is_dir():
