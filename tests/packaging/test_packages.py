@@ -227,7 +227,10 @@ def test_the_systems_own_python_makes_a_tree_that_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("qvpn", "rpm"), ("qvpn-server", "deb")])
 def test_two_builds_are_the_same_bytes(built: Built, tmp_path: Path, name: str, kind: str) -> None:
-    """Each package and each format once: compressing all four takes most of the time of a build."""
+    """One package alone, elsewhere, is what it is in a build of all.
+
+    Each package and each format once: compressing all four takes most of the time of a build.
+    """
     command = [sys.executable, "-m", "tools.packages.build", kind, "--only", name]
     places = ["--output", str(tmp_path / "dist"), "--work", str(tmp_path / "work")]
     wheel = datapath.find(DIST)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import py_compile
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -192,22 +192,41 @@ def _copy_modules(package: Path, target: Path) -> None:
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.ts"))
 
 
+#: Runs in the tree; $1: where that will be installed.
+_COMPILE: Final = """
+import os, py_compile, sys
+
+sources = []
+for directory, below, files in os.walk("lib"):
+    sources += [os.path.join(directory, name) for name in files if name.endswith(".py")]
+for source in sorted(sources):
+    py_compile.compile(
+        source,
+        dfile=os.path.join(sys.argv[1], source),
+        doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+"""
+
+
 def compile_modules(target: Path, installed: Path) -> None:
     """Compile every module, as if `target` were `installed`, the same bytes each time.
 
     The compiled files are valid for their sources unchecked, since both come from one package and
-    clocks do not matter then (PEP 552).
+    clocks do not matter then (PEP 552). What marshal writes depends on which strings the process
+    has seen before: thus one of its own, which has seen nothing of this build's directories.
     """
-    for source in sorted((target / "lib" / VERSION).rglob("*.py")):
-        try:
-            py_compile.compile(
-                str(source),
-                dfile=str(installed / source.relative_to(target)),
-                doraise=True,
-                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )
-        except py_compile.PyCompileError as error:
-            raise PackageError(str(error)) from None
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", _COMPILE, str(installed)],
+        cwd=target,
+        env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PackageError(f"a module cannot be compiled: {done.stderr.strip()}")
 
 
 def licences(distribution: Distribution) -> Iterator[tuple[str, bytes]]:
