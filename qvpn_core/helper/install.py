@@ -72,6 +72,13 @@ def install() -> None:
             f"others than root can change {weak}, which root would run",
             "install qvpn with the system's python3",
         )
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    weak = weak_spot(TARGET.parent, set())
+    if weak is not None:  # as some Debians have it: writable for the group staff
+        raise UsageError(
+            f"others than root can change {weak}, where the helper is to be",
+            f"take that away: chown root:root {weak} && chmod go-w {weak}",
+        )
     new = TARGET.with_name("qvpn.new")
     shutil.rmtree(new, ignore_errors=True)
     library = new / "lib"

@@ -24,6 +24,10 @@ from tests.world.namespaces import Namespace
 PROJECT: Final = Path(__file__).resolve().parents[2]
 ROOTS: Final = PROJECT / "build/roots"
 DIST: Final = PROJECT / "dist"
+#: Releases of Ubuntu, which a Debian's debootstrap does not know; tried on demand only.
+UBUNTU: Final = ("noble",)
+UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"
+UBUNTU_KEYS: Final = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 #: Seconds for a boot, or for dpkg, on a busy machine.
 PATIENCE: Final = 90.0
 
@@ -97,10 +101,16 @@ def prepare(suite: str, *, slim: bool = False) -> str | None:
         new = ROOTS / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
         include = [] if slim else ["--include=systemd,systemd-sysv,dbus"]
+        source: list[str] = []
+        if suite in UBUNTU:
+            if not UBUNTU_KEYS.exists():
+                return f"Ubuntu's archive is not trusted here: {UBUNTU_KEYS} is missing"
+            include += ["--components=main,universe", f"--keyring={UBUNTU_KEYS}"]
+            source = [UBUNTU_ARCHIVE, "/usr/share/debootstrap/scripts/jammy"]
         log = ROOTS / f"{name}.log"
         with log.open("w") as output:
             done = subprocess.run(
-                ["debootstrap", "--variant=minbase", *include, suite, str(new)],
+                ["debootstrap", "--variant=minbase", *include, suite, str(new), *source],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=600,
             )  # fmt: skip
         if done.returncode:

@@ -167,6 +167,17 @@ def test_the_packages_policy_is_neither_replaced_nor_removed(
     assert not target.exists()
 
 
+@pytest.mark.usefixtures("strong")
+def test_a_place_that_others_can_change_is_refused(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chown(target.parent, 0, SOMEBODY)
+    target.parent.chmod(0o2775)
+    assert install.main([]) == 2
+    assert f"chmod go-w {target.parent}\n" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_an_interpreter_that_others_can_change_is_refused(
     target: Path,
     python: Path,
