@@ -59,7 +59,7 @@ class Place:
         print(f"ada@{machine.name}:~$ {line}")
         variables = {"DEBIAN_FRONTEND": "noninteractive", **self.variables}
         words = machine.user_command("ada", "sh", "-c", f"cd /packages; {line}", **variables)
-        done = machine.execute(words)
+        done = machine.execute(words, timeout=300)
         print(done.stdout, end="")
         return done.stdout
 

@@ -29,7 +29,7 @@ UBUNTU: Final = ("noble",)
 UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"
 UBUNTU_KEYS: Final = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 #: Seconds for a boot, or for dpkg, on a busy machine.
-PATIENCE: Final = 90.0
+PATIENCE: Final = 180.0
 
 #: $1: what a package depends on. A test's disk may be lost with its power.
 _SATISFY: Final = """
