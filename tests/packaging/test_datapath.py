@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _ssl
 import base64
 import hashlib
 import json
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -26,6 +28,8 @@ def write_wheel(
     files = {
         "qvpn_datapath/__init__.py": MODULE,
         "qvpn_datapath/tests/test_it.py": b"",
+        # Any library that Python can load; that of the tests' own has its symbols, or none.
+        "qvpn_datapath/qvpn_datapath.abi3.so": Path(_ssl.__file__).read_bytes(),
         f"{info}/METADATA": (
             f"Metadata-Version: 2.4\nName: qvpn-datapath\nVersion: 0.{number}\n"
             "License-Expression: Apache-2.0\nLicense-File: LICENSE\n"
@@ -113,12 +117,19 @@ def test_it_is_imported_by_the_packages_interpreter_and_told_with_all_that_is_in
     assert [item["purl"] for item in component["components"]] == ["pkg:cargo/ring@1"]
 
 
+@pytest.mark.skipif(shutil.which("strip") is None, reason="missing strip: install binutils")
 def test_a_whole_package_holds_it(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path)
     build.stage(SERVER, tmp_path / "with/root", 1_700_000_000, wheel)
     library = tmp_path / "with/root/usr/lib/qvpn-server/lib" / tree.VERSION
     assert (library / "qvpn_datapath/__init__.py").read_bytes() == MODULE
     assert list((library / "qvpn_datapath/__pycache__").iterdir())
+    built = library / "qvpn_datapath/qvpn_datapath.abi3.so"
+    sections = subprocess.run(
+        ["readelf", "-SW", str(built)], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert ".dynsym" in sections
+    assert ".symtab" not in sections
     docs = tmp_path / "with/root/usr/share/doc/qvpn-server"
     assert (docs / "licenses/qvpn-datapath/LICENSE").is_file()
     assert '"qvpn-datapath"' in (docs / "sbom.cdx.json").read_text()

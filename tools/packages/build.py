@@ -43,6 +43,8 @@ def stage(package: Package, root: Path, epoch: int, wheel: Path | None = None) -
     private = root / package.tree
     ours = (_module_directory(name) for name in package.modules)
     tree.make(private, distributions, ours)
+    if wheel is not None:  # it is ours, and not as others have published it
+        elf.strip(private / "lib" / tree.VERSION / "qvpn_datapath")
     libraries = elf.bind(private)
     tree.compile_modules(private, Path("/") / package.tree)
     for program in package.programs:
