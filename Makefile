@@ -36,7 +36,7 @@ demo:  ## a gateway, an internet and a client on this machine, and a tunnel betw
 
 .PHONY: install-helper
 install-helper: $(STAMP)  ## as root: this checkout's helper to where pkexec may start it
-	@$(BIN)/python tools/install_helper.py
+	@$(BIN)/qvpn-install-helper
 
 .PHONY: test
 test: $(STAMP) datapath  ## every test that this machine can run; says what it skipped and why

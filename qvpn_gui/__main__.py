@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from qvpn_core.client import paths
 from qvpn_core.errors import QvpnError
+from qvpn_core.parts import require
 from qvpn_gui import instance, settings
 
 _LOG_BYTES = 256 << 10
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not first:
                 instance.hand_over(start)
                 return 0
+            require("gui", "the app", "PySide6", "qasync", "dbus_fast")
             _log_to_file()
             return _run(start)
     except QvpnError as error:

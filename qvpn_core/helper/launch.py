@@ -99,15 +99,26 @@ def command(word: str) -> tuple[list[str], dict[str, str]]:
         root = str(Path(__file__).resolve().parents[2])
         environment = {"PATH": SYSTEM_PATH, "PYTHONPATH": root, "LC_ALL": "C.UTF-8"}
         return module_command("qvpn_core.helper", word), environment
-    helper = next((path for path in INSTALLED if os.access(path, os.X_OK)), None)
+    helper = next((path for path in helpers(Path(__file__)) if os.access(path, os.X_OK)), None)
     if helper is None:
-        raise HelperMissing("the helper of qvpn is not installed", "install qvpn's package")
+        raise HelperMissing(
+            "the helper of qvpn is not installed",
+            "install qvpn's package, or run qvpn-install-helper as root",
+        )
     pkexec = shutil.which("pkexec", path=SYSTEM_PATH)
     if pkexec is None:
         raise PolkitMissing(
             "pkexec is missing", "install polkit with pkexec, or be root and run it again"
         )
     return [pkexec, str(helper), word], _environment(os.environ)
+
+
+def helpers(code: Path) -> list[Path]:
+    """Where the helper of the installation that `code` belongs to may be, the likeliest first.
+
+    A package has its own, whatever else somebody has installed beside it.
+    """
+    return sorted(INSTALLED, key=lambda path: not code.is_relative_to(path.parent))
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:

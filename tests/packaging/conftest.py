@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,10 @@ SOURCES = (
     "packaging",
     "resources",
     "tools/packages",
-    "docs",
 )
+#: Single files, and what is below those and in no package.
+FILES = ("pyproject.toml", "CHANGELOG.md", "docs/user-guide.md", "docs/administrator-guide.md")
+ELSEWHERE = PROJECT / "packaging/oci"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Built:
     server_rpm: Path
     newer_client: Path
     newer_server: Path
+    newer_client_rpm: Path
+    newer_server_rpm: Path
+
+    def epoch(self) -> int:
+        """The time that they have for all that is in them: a commit may have come since."""
+        return int((WORK / "qvpn/root/usr/lib/qvpn").stat().st_mtime)
 
     def root(self, name: str) -> Path:
         """What a package installs, as it was staged."""
@@ -60,25 +69,38 @@ def _build() -> Built:
     changed = max(
         path.stat().st_mtime
         for source in SOURCES
-        for path in [PROJECT / "pyproject.toml", *(PROJECT / source).rglob("*")]
-        if path.is_file() and path.suffix != ".pyc"
+        for path in [
+            *(PROJECT / name for name in FILES),
+            Path(__file__),
+            *DIST.glob("qvpn_datapath-*.whl"),
+            *(PROJECT / source).rglob("*"),
+        ]
+        if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(ELSEWHERE)
     )
     if not done.exists() or done.stat().st_mtime < changed:
         subprocess.run(
-            [sys.executable, "-m", "tools.packages.build", "deb", "rpm"], cwd=PROJECT, check=True
+            [sys.executable, "-m", "tools.packages.build", "deb", "rpm"],
+            cwd=PROJECT,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=800,
         )
         for deb in DIST.glob("*.deb"):
             _write_newer(deb, WORK / f"newer-{deb.name.partition('_')[0]}.deb")
+        for name in ("qvpn", "qvpn-server"):
+            _write_newer_rpm(name, WORK / f"newer-{name}.rpm")
+        for path in (*DIST.glob("*.deb"), *DIST.glob("*.rpm")):
+            shutil.copyfile(path, WORK / path.name)
         done.touch()
-    for path in DIST.glob("*.deb"):
-        shutil.copyfile(path, WORK / path.name)
     return Built(
         client=_one(WORK, "qvpn_*.deb"),
         server=_one(WORK, "qvpn-server_*.deb"),
-        client_rpm=_one(DIST, "qvpn-[0-9]*.rpm"),
-        server_rpm=_one(DIST, "qvpn-server-[0-9]*.rpm"),
+        client_rpm=_one(WORK, "qvpn-[0-9]*.rpm"),
+        server_rpm=_one(WORK, "qvpn-server-[0-9]*.rpm"),
         newer_client=WORK / "newer-qvpn.deb",
         newer_server=WORK / "newer-qvpn-server.deb",
+        newer_client_rpm=WORK / "newer-qvpn.rpm",
+        newer_server_rpm=WORK / "newer-qvpn-server.rpm",
     )
 
 
@@ -92,7 +114,30 @@ def _write_newer(deb: Path, target: Path) -> None:
             "ar r $1 control.tar.gz"
         )
         command = ["sh", "-euc", shell, "sh", str(target)]
-        subprocess.run(command, cwd=directory, check=True, capture_output=True)
+        subprocess.run(
+            command,
+            cwd=directory,
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+
+def _write_newer_rpm(name: str, target: Path) -> None:
+    """The same package as the next release, of what was staged for this one."""
+    description = json.loads((WORK / name / "nfpm.json").read_text()) | {"release": "2"}
+    description["rpm"]["compression"] = "gzip:1"  # quick
+    file = WORK / name / "newer.json"
+    file.write_text(json.dumps(description))
+    nfpm = Path(sys.executable).with_name("nfpm")
+    subprocess.run(
+        [str(nfpm), "package", "--config", str(file), "--packager", "rpm", "--target", str(target)],
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=200,
+    )
 
 
 def _one(directory: Path, pattern: str) -> Path:

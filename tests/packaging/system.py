@@ -24,8 +24,12 @@ from tests.world.namespaces import Namespace
 PROJECT: Final = Path(__file__).resolve().parents[2]
 ROOTS: Final = PROJECT / "build/roots"
 DIST: Final = PROJECT / "dist"
+#: Releases of Ubuntu, which a Debian's debootstrap does not know; tried on demand only.
+UBUNTU: Final = ("noble",)
+UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"
+UBUNTU_KEYS: Final = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 #: Seconds for a boot, or for dpkg, on a busy machine.
-PATIENCE: Final = 90.0
+PATIENCE: Final = 180.0
 
 #: $1: what a package depends on. A test's disk may be lost with its power.
 _SATISFY: Final = """
@@ -55,7 +59,8 @@ for device in null zero full random urandom tty; do
   mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir -p "$root/dev/net" "$root/dev/shm" "$root/dev/pts" "$root/packages"
-mknod -m 666 "$root/dev/net/tun" c 10 200  # as udev makes it, whatever it is outside
+# As udev makes it, whatever made the machine's own.
+mknod -m 666 "$root/dev/net/tun" c 10 200
 mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s pts/ptmx "$root/dev/ptmx"
@@ -83,20 +88,30 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-def prepare(suite: str) -> str | None:
-    """Make the root of a release, once for this checkout; why not, if not."""
-    root = ROOTS / suite
-    with _alone(suite):
+def prepare(suite: str, *, slim: bool = False) -> str | None:
+    """Make the root of a release, once for this checkout; why not, if not.
+
+    A `slim` one has no systemd: it is what images of containers begin with.
+    """
+    name = f"{suite}-slim" if slim else suite
+    root = ROOTS / name
+    with _alone(name):
         if root.is_dir():
             return None
-        new = ROOTS / f"{suite}.new"
+        new = ROOTS / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
-        include = "--include=systemd,systemd-sysv,dbus"
-        log = ROOTS / f"{suite}.log"
+        include = [] if slim else ["--include=systemd,systemd-sysv,dbus"]
+        source: list[str] = []
+        if suite in UBUNTU:
+            if not UBUNTU_KEYS.exists():
+                return f"Ubuntu's archive is not trusted here: {UBUNTU_KEYS} is missing"
+            include += ["--components=main,universe", f"--keyring={UBUNTU_KEYS}"]
+            source = [UBUNTU_ARCHIVE, "/usr/share/debootstrap/scripts/jammy"]
+        log = ROOTS / f"{name}.log"
         with log.open("w") as output:
             done = subprocess.run(
-                ["debootstrap", "--variant=minbase", include, suite, str(new)],
-                stdout=output, stderr=output, timeout=600,
+                ["debootstrap", "--variant=minbase", *include, suite, str(new), *source],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=600,
             )  # fmt: skip
         if done.returncode:
             return f"debootstrap of {suite} failed: see {log}"
@@ -105,14 +120,22 @@ def prepare(suite: str) -> str | None:
     return None
 
 
-def layer(suite: str, package: Path) -> Path:
-    """What the declared dependencies of a package put upon a root, once for what it declares.
+def declared(package: Path) -> str:
+    """What a package says that it depends on."""
+    return subprocess.run(
+        ["dpkg-deb", "--field", str(package), "Depends"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.strip()
+
+
+def layer(suite: str, needs: str) -> Path:
+    """What `needs`, in the words of a package, put upon a root; made once.
 
     A test then installs the package without a network, which succeeds only if nothing is missing.
     """
-    needs = subprocess.run(
-        ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     name = hashlib.sha256(needs.encode()).hexdigest()[:12]
     made = ROOTS / f"{suite}+{name}"
     with _alone(f"{suite}+{name}"):
@@ -121,9 +144,11 @@ def layer(suite: str, package: Path) -> Path:
         work = ROOTS / f"{suite}+{name}.new"
         shutil.rmtree(work, ignore_errors=True)
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "sh"]
-        words += [str(work), str(ROOTS / suite), str(package.parent)]
+        words += [str(work), str(ROOTS / suite), str(ROOTS)]
         words += ["sh", "-euc", _SATISFY, "sh", needs]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         (work / "upper").rename(made)
         shutil.rmtree(work, ignore_errors=True)
@@ -131,16 +156,23 @@ def layer(suite: str, package: Path) -> Path:
 
 
 class System:
-    """See the module. `packages` is seen as /packages inside."""
+    """See the module. `needs` is installed already; `packages` is seen as /packages inside."""
 
     def __init__(
-        self, suite: str, network: Namespace, directory: Path, package: Path, *, name: str
+        self,
+        suite: str,
+        network: Namespace,
+        directory: Path,
+        *,
+        needs: str,
+        packages: Path,
+        name: str,
     ) -> None:
         self.network = network
         self.directory = directory
-        below = f"{layer(suite, package)}:{ROOTS / suite}"
-        self._name = name
-        self._words = [str(directory), below, str(package.parent)]
+        below = f"{layer(suite, needs)}:{ROOTS / suite}"
+        self.name = name
+        self._words = [str(directory), below, str(packages)]
         self._unshare: subprocess.Popen[Any] | None = None
         self._first = 0
 
@@ -163,14 +195,14 @@ class System:
         )
         end = time.monotonic() + PATIENCE
         while not self._booted():
-            assert time.monotonic() < end, f"{self._name} does not boot"
+            assert time.monotonic() < end, f"{self.name} does not boot"
             time.sleep(0.1)
 
     def power_off(self) -> None:
         """As a power failure does it: nothing gets to say anything. The disk stays."""
         assert self._unshare is not None
         self._unshare.kill()  # and with it all that is inside
-        self._unshare.wait()
+        self._unshare.wait(PATIENCE)
 
     def __exit__(
         self,
@@ -207,7 +239,8 @@ class System:
         home = f"/home/{user}"
         return self.command(
             *("runuser", "-u", user, "--", "env", "-i", f"--chdir={home}", f"HOME={home}"),
-            *(f"USER={user}", f"XDG_RUNTIME_DIR={home}/run", "PATH=/usr/bin:/bin"),
+            *(f"USER={user}", f"XDG_RUNTIME_DIR={home}/run"),
+            f"PATH={home}/.local/bin:/usr/local/bin:/usr/bin:/bin",
             *("LC_ALL=C.UTF-8", *settings, *argv),
         )
 
@@ -215,15 +248,16 @@ class System:
         self, *argv: str, check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as root."""
-        return self._run(self.command(*argv), check, timeout)
+        return self.execute(self.command(*argv), check, timeout)
 
     def run_as(self, user: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as an ordinary user."""
-        return self._run(self.user_command(user, *argv), check, PATIENCE)
+        return self.execute(self.user_command(user, *argv), check, PATIENCE)
 
-    def _run(
-        self, argv: list[str], check: bool, timeout: float
+    def execute(
+        self, argv: list[str], check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
+        """Run what `command` or `user_command` made."""
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
         )
@@ -241,7 +275,7 @@ class System:
         # Into its mounts, but not into its root: from there both files have a name.
         inside = f"{self.directory}/root{socket}"
         words = ["nsenter", f"--mount=/proc/{self._first}/ns/mnt", "mount", "--bind"]
-        subprocess.run([*words, socket, inside], check=True)
+        subprocess.run([*words, socket, inside], check=True, timeout=PATIENCE)
 
     def sh(self, script: str) -> str:
         """Run a shell script inside; its output."""

@@ -5,23 +5,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from tests.gui import desktop as desktops
-from tests.gui.desktop import Desktop
+from tests.packaging import place as places
 from tests.packaging import system
 from tests.packaging.conftest import Built
+from tests.packaging.pages import commands
+from tests.packaging.place import STATE, Place
 from tests.packaging.system import System
 from tests.world import World, plan, probes, unavailable
 from tests.world.namespaces import Namespace
@@ -30,89 +27,23 @@ from tests.world.vpn import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STATE: Final = ("--state", "/var/lib/qvpn-server")
 SUITES: Final = os.environ.get("QVPN_TEST_SUITES", "bookworm").split()
 #: Seconds from the start of the app to its icon; how much slower than alone a machine may be.
 START: Final = 1.5
 BUSY: Final = 4
-RULE: Final = """
-polkit.addRule(function(action, subject) {
-    if (subject.user == "ada" && action.id.startsWith("io.github.qvpn.")) {
-        return polkit.Result.YES;
-    }
-});
-"""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A world whose gateway and client are systems of their own, with nothing of ours installed."""
-
-    world: World
-    gateway: System
-    client: System
-    desktop: Desktop
-
-    def status(self) -> dict[str, Any]:
-        """What the session of the ordinary user says about itself."""
-        said = self.client.run_as("ada", "qvpn", "status", "--json", check=False).stdout
-        found: dict[str, Any] = json.loads(said)
-        return found
-
-    def connected(self) -> bool:
-        """Whether it has a tunnel."""
-        return bool(self.status()["state"] == "connected")
-
-    def invite(self, name: str) -> str:
-        """A link for one more device."""
-        said = self.gateway.run("qvpn-server", "invite", *STATE, name).stdout.split()
-        return next(word for word in said if word.startswith("qvpn://"))
-
-    @contextlib.contextmanager
-    def app(self, *options: str) -> Iterator[float]:
-        """The app, by its desktop entry's command; the seconds until its icon was there."""
-        words = self.client.user_command(
-            "ada", "qvpn-gui", *options, DISPLAY=self.desktop.environment["DISPLAY"]
-        )
-        begin = time.monotonic()
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                until(lambda: self.desktop.docked() or process.poll(), "an icon", 60)
-                seconds = time.monotonic() - begin
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                yield seconds
-            finally:
-                self.end_app()
-
-    def app_process(self) -> str:
-        """The app's process inside, as it calls itself; empty without."""
-        return self.client.sh(
-            "for at in /proc/[0-9]*; do case $(tr '\\0' ' ' < $at/cmdline 2>/dev/null) in "
-            "/usr/lib/qvpn/bin/python3*/usr/bin/qvpn-gui*) echo ${at#/proc/};; esac; done"
-        ).strip()
-
-    def end_app(self) -> None:
-        """As the end of the desktop's session does it."""
-        if process := self.app_process():
-            self.client.sh(f"kill {process}")
-            until(lambda: not self.app_process(), "the app has ended", 30)
 
 
 @pytest.fixture(params=SUITES)
 def place(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Iterator[Place]:
+    """A place with nothing of ours installed, and all that our packages declare."""
     suite = str(request.param)
-    if reason := unavailable() or desktops.unavailable() or system.unavailable(suite):
+    if reason := places.unavailable(suite):
         pytest.skip(reason)
-    with (
-        World() as world,
-        Desktop("trayer") as desktop,
-        System(suite, world.gateway, tmp_path / "g", built.server, name="gateway") as gateway,
-        System(suite, world.client, tmp_path / "c", built.client, name="client") as client,
-    ):
-        client.add_user("ada")
-        client.sh(f"cat > /etc/polkit-1/rules.d/10-test.rules <<'END'\n{RULE}END")
-        client.reach_display(int(desktop.environment["DISPLAY"].removeprefix(":")))
-        yield Place(world, gateway, client, desktop)
+    needs = system.declared(built.server), system.declared(built.client)
+    with places.place(
+        suite, tmp_path, gateway=needs[0], client=needs[1], packages=built.client.parent
+    ) as made:
+        yield made
 
 
 def wait_for_download(world: World, seconds: float) -> float:
@@ -133,21 +64,31 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built
     files = gateway.files(), client.files()
     networks = snapshot(world.gateway), snapshot(world.client)
 
-    # The gateway, by what its package says at the end of its installation.
-    said = gateway.install(built.server)
+    # The gateway, by the README and nothing else; its package says the same when it is installed.
+    install, *rest = commands("README.md", "On the gateway")
+    said = place.type(gateway, install)
     assert "sudo qvpn-server init --state /var/lib/qvpn-server" in said
     refused = gateway.run("systemctl", "start", "qvpn-server", check=False)
     assert refused.returncode != 0
     assert "qvpn-server init" in gateway.run("journalctl", "-u", "qvpn-server").stdout
     assert gateway.run("systemctl", "is-active", "qvpn-server", check=False).stdout == "failed\n"
-    gateway.run("qvpn-server", "init", *STATE, "--host", plan.GATEWAY4)
-    gateway.run("systemctl", "enable", "--now", "qvpn-server")
+    said = "".join(place.type(gateway, line) for line in rest)
+    link = next(word for word in said.split() if word.startswith("qvpn://"))
     owner = gateway.sh("stat -c %U /var/lib/qvpn-server/*")
     assert set(owner.split()) == {"qvpn-server"}
 
-    # The client: an ordinary user, a link, the app in the panel.
-    client.install(built.client)
-    client.run_as("ada", "qvpn", "enroll", "--profile", "home", place.invite("laptop"))
+    # The client: an ordinary user and a link, by commands first.
+    install, enroll, up, status, explain, down = commands("README.md", "On the client")
+    for line in (install, enroll, up):
+        place.type(client, line, link=link)
+    assert place.connected()
+    assert probes.download(world.client, plan.ALPHA.v4, 1 << 20).size == 1 << 20
+    assert "connected" in place.type(client, status)
+    assert "tunnel" in place.type(client, explain)
+    place.type(client, down)
+    assert snapshot(world.client) == networks[1]
+
+    # And by the app in the panel.
     with place.app("--minimized") as seconds:
         print(f"start to tray, the first time: {seconds:.2f} s")
         assert seconds < START * BUSY
@@ -218,7 +159,14 @@ def alone(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sy
     directory = tmp_path_factory.mktemp("alone") / "system"
     with (
         Namespace("alone") as network,
-        System(SUITES[0], network, directory, built.client, name="alone") as machine,
+        System(
+            SUITES[0],
+            network,
+            directory,
+            needs=f"{system.declared(built.client)}, {places.SUDO_PACKAGE}",
+            packages=built.client.parent,
+            name="alone",
+        ) as machine,
     ):
         network.set_link("lo", up=True)
         machine.install(built.server, built.client)
@@ -236,10 +184,43 @@ def test_nothing_is_written_beside_what_is_installed(alone: System) -> None:
     assert found - listed == set()
 
 
+def test_only_root_can_write_what_was_installed(alone: System) -> None:
+    trees = "/usr/lib/qvpn /usr/lib/qvpn-server"
+    found = alone.sh(f"find {trees} ! -type l \\( ! -user root -o ! -group root -o -perm /6022 \\)")
+    assert found == ""
+    listed = alone.sh("dpkg -L qvpn qvpn-server | sort -u | xargs stat -c '%a %u %n' | grep -v ^$")
+    for line in listed.splitlines():
+        mode, owner, name = line.split(" ", 2)
+        assert (int(mode, 8) & 0o022, owner) == (0, "0") or mode == "777", name
+
+
 def test_nothing_of_the_users_is_loaded(alone: System) -> None:
     alone.sh("mkdir -p /root/evil && echo 'raise SystemExit(77)' > /root/evil/msgspec.py")
     for command in ("qvpn status", "qvpn-server --help", "/usr/lib/qvpn/qvpn-helper unlock"):
         alone.sh(f"cd /root/evil && PYTHONPATH=/root/evil PYTHONHOME=/nowhere {command}")
+
+
+def test_the_helper_runs_with_an_empty_environment(alone: System) -> None:
+    """Whoever starts it: what it starts in turn has nothing but a path and a language."""
+    alone.sh(
+        """
+        mv /usr/sbin/nft /usr/sbin/nft.real
+        cat > /usr/sbin/nft <<'END'
+#!/bin/sh
+cat /proc/$$/environ >> /run/seen
+exec /usr/sbin/nft.real "$@"
+END
+        chmod 755 /usr/sbin/nft
+        rm -f /run/seen
+        """
+    )
+    try:
+        evil = ("EVIL=1", "PYTHONPATH=/tmp", "PYTHONSTARTUP=/tmp/x", "HOME=/tmp", "LANGUAGE=de")
+        alone.run("env", *evil, "/usr/lib/qvpn/qvpn-helper", "unlock")
+        names = {part.partition("=")[0] for part in alone.sh("cat /run/seen").split("\0") if part}
+    finally:
+        alone.sh("mv /usr/sbin/nft.real /usr/sbin/nft")
+    assert names == {"PATH", "LC_ALL"}
 
 
 def test_the_gateway_is_confined(alone: System) -> None:

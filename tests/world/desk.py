@@ -135,7 +135,7 @@ class Desk(Machine):
         try:
             closed = dict.fromkeys(map(os.path.realpath, (CHECKOUT, sys.prefix, sys.base_prefix)))
             self.run("sh", "-c", _SETUP, "sh", *closed)
-            self.run(sys.executable, str(CHECKOUT / "tools" / "install_helper.py"))
+            self.run(sys.executable, "-m", "qvpn_core.helper.install")
             self.start_bus()
             self.allow()
             self.start_polkitd()

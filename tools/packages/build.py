@@ -16,26 +16,35 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Final
 
-from tools.packages import commands, completions, elf, icons, manual, sbom, tree
+from tools.packages import commands, completions, datapath, elf, icons, manual, sbom, tree
 from tools.packages.description import HOMEPAGE, MAINTAINER, PROJECT, Package, PackageError, version
 
 #: As Debian and rpm call the machines that we build on.
 MACHINES: Final = {"x86_64": ("amd64", "x86_64"), "aarch64": ("arm64", "aarch64")}
 
 
-def stage(package: Package, root: Path, epoch: int) -> set[str]:
-    """Write everything that `package` installs below `root`; the system libraries that it needs."""
+def stage(package: Package, root: Path, epoch: int, wheel: Path | None = None) -> set[str]:
+    """Write everything that `package` installs below `root`; the system libraries that it needs.
+
+    `wheel` is the native datapath's, if it is to be inside.
+    """
     shutil.rmtree(root, ignore_errors=True)
     distributions = tree.closure(package.requirements)
+    if wheel is not None:
+        distributions.append(datapath.unpack(wheel, root.with_name("datapath")))
     private = root / package.tree
     ours = (_module_directory(name) for name in package.modules)
     tree.make(private, distributions, ours)
+    if wheel is not None:  # it is ours, and not as others have published it
+        elf.strip(private / "lib" / tree.VERSION / "qvpn_datapath")
     libraries = elf.bind(private)
     tree.compile_modules(private, Path("/") / package.tree)
     for program in package.programs:
@@ -197,6 +206,12 @@ def _contents(root: Path) -> list[dict[str, Any]]:
         only: dict[str, Any] = (
             {"packager": "deb"} if "lintian" in target or "changelog.Debian" in target else {}
         )
+        if "zsh/vendor-completions" in target and path.is_file():
+            # Debian's directory for packages; elsewhere it is zsh's own.
+            there = target.replace("vendor-completions", "site-functions")
+            mode = {"file_info": {"mode": 0o644}}
+            contents.append({"src": str(path), "dst": there, "packager": "rpm"} | mode)
+            only = {"packager": "deb"}
         if path.is_symlink():
             contents.append({"src": os.readlink(path), "dst": target, "type": "symlink"} | only)
         elif path.is_dir():
@@ -215,34 +230,48 @@ def _machine() -> tuple[str, str]:
         raise PackageError(f"packages are not made for {platform.machine()}") from None
 
 
-def write(package: Package, kinds: Iterable[str], work: Path, output: Path, epoch: int) -> None:
-    """Build one package in each format, into `output`."""
+def write(
+    package: Package,
+    kinds: Iterable[str],
+    work: Path,
+    output: Path,
+    epoch: int,
+    wheel: Path | None = None,
+) -> list[Callable[[], Path]]:
+    """Stage one package and write its bill into `output`, with the native datapath of `wheel`.
+
+    Returns what is left to do: a function for each format, which takes most of the time and may run
+    beside others.
+    """
     root = work / package.name / "root"
-    libraries = stage(package, root, epoch)
+    libraries = stage(package, root, epoch, wheel)
     config = work / package.name / "nfpm.json"
     config.write_text(json.dumps(configuration(package, root, libraries, epoch), indent=1))
-    deb, rpm = _machine()
-    for kind in kinds:
-        name = {
-            "deb": f"{package.name}_{version()}-1_{deb}.deb",
-            "rpm": f"{package.name}-{version()}-1.{rpm}.rpm",
-        }[kind]
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("nfpm")),
-                *("package", "--config", str(config), "--packager", kind),
-                *("--target", str(output / name)),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
-        )
-        if done.returncode:
-            raise PackageError(f"nfpm: {done.stderr.strip() or done.stdout.strip()}")
-        print(f"{output / name}  {(output / name).stat().st_size / 1e6:.1f} MB")
     bill = root / "usr/share/doc" / package.name / "sbom.cdx.json"
     shutil.copyfile(bill, output / f"{package.name}-{version()}.cdx.json")
+    deb, rpm = _machine()
+    names = {
+        "deb": f"{package.name}_{version()}-1_{deb}.deb",
+        "rpm": f"{package.name}-{version()}-1.{rpm}.rpm",
+    }
+    return [partial(_archive, kind, config, output / names[kind], epoch) for kind in kinds]
+
+
+def _archive(kind: str, config: Path, target: Path, epoch: int) -> Path:
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("nfpm")),
+            *("package", "--config", str(config), "--packager", kind, "--target", str(target)),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
+    )
+    if done.returncode:
+        raise PackageError(f"nfpm: {done.stderr.strip() or done.stdout.strip()}")
+    return target
 
 
 def write_checksums(output: Path) -> None:
@@ -282,6 +311,13 @@ def main() -> int:
     parser.add_argument("--only", choices=[package.name for package in PACKAGES])
     parser.add_argument("--output", type=Path, default=PROJECT / "dist")
     parser.add_argument("--work", type=Path, default=PROJECT / "build/packages")
+    parser.add_argument(
+        "--datapath",
+        metavar="WHEEL",
+        type=Path,
+        help="the native datapath to put in (default: the one in the output's directory, if any)",
+    )
+    parser.add_argument("--no-datapath", action="store_true", help="without a native datapath")
     options = parser.parse_args()
     os.umask(0o022)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -289,9 +325,19 @@ def main() -> int:
     os.environ.update(COLUMNS="100", LC_ALL="C.UTF-8", TZ="UTC")
     try:
         epoch = source_date()
-        for package in PACKAGES:
-            if options.only in (None, package.name):
-                write(package, options.kinds, options.work, options.output, epoch)
+        wheel = None if options.no_datapath else options.datapath or datapath.find(options.output)
+        print(f"the native datapath is {wheel.name if wheel else 'not inside'}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            archives = [
+                pool.submit(archive)
+                for package in PACKAGES
+                if options.only in (None, package.name)
+                for archive in write(
+                    package, options.kinds, options.work, options.output, epoch, wheel
+                )
+            ]
+            for path in (archive.result() for archive in archives):
+                print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
         write_checksums(options.output)
     except PackageError as error:
         print(f"packages: {error}", file=sys.stderr)

@@ -101,7 +101,7 @@ CLIENT: Final = Package(
         Program("usr/bin/qvpn-gui", "qvpn_gui.__main__", parser="_parser"),
     ),
     files=(
-        File(f"resources/{APP}.policy", f"{_SHARE}/polkit-1/actions/{APP}.policy"),
+        File(f"qvpn_core/helper/{APP}.policy", f"{_SHARE}/polkit-1/actions/{APP}.policy"),
         File("packaging/systemd/qvpn-kill-switch.service", f"{_SYSTEMD}/qvpn-kill-switch.service"),
         *(
             File(f"resources/{name}", f"{_SHARE}/applications/{name}")

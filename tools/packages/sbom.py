@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -91,7 +91,28 @@ def _component(distribution: Distribution) -> dict[str, Any]:
     }
     if licence := licence_of(distribution):
         component["licenses"] = [{"license": {"name": licence}}]
+    if inside := list(_linked(distribution, purl)):
+        component["components"] = inside
     return component
+
+
+def _linked(distribution: Distribution, parent: str) -> Iterator[dict[str, Any]]:
+    """What is compiled into the distribution's libraries, as its own bills say it (PEP 770)."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in distribution.files or ():
+        if file.suffix != ".json" or file.parent.name != "sboms":
+            continue
+        bill = json.loads(Path(str(distribution.locate_file(file))).read_bytes())
+        if bill.get("bomFormat") != "CycloneDX":
+            continue
+        for item in bill.get("components", ()):
+            purl = str(item.get("purl", "")).partition("?")[0]
+            if not purl or purl.startswith("pkg:pypi/"):
+                continue  # the distribution itself
+            kept = ("type", "name", "version", "hashes", "licenses")
+            found[purl] = {key: item[key] for key in kept if key in item}
+            found[purl] |= {"bom-ref": f"{parent}#{purl}", "purl": purl}
+    yield from (found[purl] for purl in sorted(found))
 
 
 def licence_of(distribution: Distribution) -> str:

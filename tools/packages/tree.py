@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import py_compile
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -45,7 +45,10 @@ UNUSED: Final = frozenset(
         "site-packages",
         "dist-packages",
         "__pycache__",
+        # What Debian puts beside it.
         "sitecustomize.py",
+        "EXTERNALLY-MANAGED",
+        "_distutils_system_mod.py",
         "__phello__",
         "antigravity.py",
         "cgi.py",
@@ -72,6 +75,8 @@ _UNUSED_EXTENSIONS: Final = (
     "_uuid",
     "_lsprof",
 )
+#: Below it: what only other systems need.
+_UNUSED_DIRECTORIES: Final = ("__pycache__", "tests", "test", "macholib")
 #: Of dependencies: their own tests, what is for compilers, and for other programs.
 _UNUSED_PARTS: Final = frozenset(("tests", "test", "testing", "include", "__pycache__"))
 _UNUSED_SUFFIXES: Final = (".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd", ".pth")
@@ -128,7 +133,8 @@ def _interpreter(target: Path) -> None:
     program.parent.mkdir(parents=True)
     shutil.copy(os.path.realpath(sys.executable), program)
     shared = sysconfig.get_config_var("INSTSONAME") or ""
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and shared:
+    # Debian's program has all of it inside, and its library is in a package of its own.
+    if shared and shared in elf.needed(program):
         origin = Path(sysconfig.get_config_var("LIBDIR")) / shared
         if not origin.is_file():
             raise PackageError(f"{origin} is missing: this interpreter cannot be packaged")
@@ -141,7 +147,7 @@ def _standard_library(library: Path) -> None:
 
     def unused(directory: str, names: list[str]) -> set[str]:
         top = Path(directory) == origin
-        drop = {name for name in names if name in ("__pycache__", "tests", "test")}
+        drop = {name for name in names if name in _UNUSED_DIRECTORIES}
         if top:
             drop |= UNUSED & set(names)
             drop |= {name for name in names if name.startswith(("config-", "LICENSE"))}
@@ -186,22 +192,41 @@ def _copy_modules(package: Path, target: Path) -> None:
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.ts"))
 
 
+#: Runs in the tree; $1: where that will be installed.
+_COMPILE: Final = """
+import os, py_compile, sys
+
+sources = []
+for directory, below, files in os.walk("lib"):
+    sources += [os.path.join(directory, name) for name in files if name.endswith(".py")]
+for source in sorted(sources):
+    py_compile.compile(
+        source,
+        dfile=os.path.join(sys.argv[1], source),
+        doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+"""
+
+
 def compile_modules(target: Path, installed: Path) -> None:
     """Compile every module, as if `target` were `installed`, the same bytes each time.
 
     The compiled files are valid for their sources unchecked, since both come from one package and
-    clocks do not matter then (PEP 552).
+    clocks do not matter then (PEP 552). What marshal writes depends on which strings the process
+    has seen before: thus one of its own, which has seen nothing of this build's directories.
     """
-    for source in sorted((target / "lib" / VERSION).rglob("*.py")):
-        try:
-            py_compile.compile(
-                str(source),
-                dfile=str(installed / source.relative_to(target)),
-                doraise=True,
-                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )
-        except py_compile.PyCompileError as error:
-            raise PackageError(str(error)) from None
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", _COMPILE, str(installed)],
+        cwd=target,
+        env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PackageError(f"a module cannot be compiled: {done.stderr.strip()}")
 
 
 def licences(distribution: Distribution) -> Iterator[tuple[str, bytes]]:

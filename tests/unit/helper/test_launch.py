@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from qvpn_core.errors import QvpnError
@@ -11,7 +13,7 @@ from qvpn_core.helper.errors import (
     HelperFailed,
     PolkitMissing,
 )
-from qvpn_core.helper.launch import _environment, refusal
+from qvpn_core.helper.launch import _environment, helpers, refusal
 
 PREFIX = "Error executing command as another user: "
 
@@ -44,3 +46,17 @@ def test_a_refusal_in_words(status: int, words: str, expected: type[QvpnError]) 
 
 def test_pkexec_is_not_told_of_a_shell_that_it_may_not_know() -> None:
     assert _environment({"SHELL": "/opt/fish", "LANG": "de"}) == {"LANG": "de"}
+
+
+@pytest.mark.parametrize(
+    ("code", "first"),
+    [
+        ("/usr/lib/qvpn/lib/python3.11/qvpn_core/helper/launch.py", "/usr/lib/qvpn/qvpn-helper"),
+        ("/home/ada/venv/lib/qvpn_core/helper/launch.py", "/usr/local/lib/qvpn/qvpn-helper"),
+    ],
+)
+def test_a_package_starts_its_own_helper_and_a_wheel_the_one_installed_for_it(
+    code: str, first: str
+) -> None:
+    assert str(helpers(Path(code))[0]) == first
+    assert len(helpers(Path(code))) == 2
