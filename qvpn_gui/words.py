@@ -32,7 +32,8 @@ _PROXIED: Final = frozenset(
 )
 #: One of `qvpn_core.client.explain.warnings`.
 _OUT_OF_REACH: Final = re.compile(
-    r"(?P<network>\S+) on (?P<link>\S+) is out of reach: to keep it, use --except lan"
+    r"(?P<network>\S+) on (?P<link>\S+) is out of reach: to keep it, leave the LAN "
+    r"out of the tunnel \(--except lan\)"
 )
 _EVERYTHING: Final = frozenset({"0.0.0.0/0", "::/0"})
 

@@ -693,7 +693,7 @@ impl State {
         if !direct || !quic::frames(plain, |_| {}) {
             // Acknowledged here, for it is as good as handled, and by nobody else.
             if self.up.udp(socket, meta, packet) {
-                session.note_received(number, true, now);
+                session.note_handed_up(number, now);
                 if direct {
                     session.largest_direct = session.largest_direct.max(number);
                 }

@@ -191,7 +191,8 @@ impl PyEngine {
         Ok(self.engine.change(|state| state.attach(session)))
     }
 
-    /// Ends a session: next number, received ranges, whether an ACK waits, and what was queued.
+    /// Ends a session: next number, received ranges, which numbers of them were handed up of late,
+    /// whether an ACK waits, and what was queued.
     fn detach<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyTuple>> {
         let mut session = self
             .engine
@@ -205,6 +206,7 @@ impl PyEngine {
         (
             session.next_number(),
             session.received.ranges().to_vec(),
+            Vec::from(session.handed_up),
             session.received.waiting() > 0,
             queued,
         )

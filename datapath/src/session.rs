@@ -1,5 +1,6 @@
 //! One QUIC connection with one tunnel, as far as the engine carries it.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Micros;
@@ -15,6 +16,8 @@ const ACK_EVERY: u32 = 64;
 const ACK_DELAY: Micros = 1_000;
 /// For so long keys of the phase before open packets that were under way (RFC 9001 section 6.5).
 const PREVIOUS_KEYS: Micros = 3_000_000;
+/// Packets that may be on their way up at once.
+const HANDED_UP: usize = 1 << 10;
 /// Sealed with one key; half of what AES-GCM allows (RFC 9001 section 6.6).
 pub const KEY_LIMIT: u64 = 1 << 22;
 /// A peer that owes an answer for so long is reported, once.
@@ -104,6 +107,8 @@ pub struct Session {
     pub held: bool,
     /// What has arrived.
     pub received: Received,
+    /// Of what has arrived, the latest that was handed up, and may not have been handled yet.
+    pub handed_up: VecDeque<u64>,
     /// The largest number that arrived from the known peer.
     pub largest_direct: u64,
     /// What was sent, and how fast more may be.
@@ -170,6 +175,7 @@ impl Session {
             rules: setup.rules,
             next: setup.next,
             held: false,
+            handed_up: VecDeque::new(),
             largest_direct: received.next().saturating_sub(1),
             received,
             sender,
@@ -273,6 +279,15 @@ impl Session {
         self.last_received = now;
         self.unanswered = None;
         self.silence_told = false;
+    }
+
+    /// A packet was taken that is for the QUIC stack to handle.
+    pub fn note_handed_up(&mut self, number: u64, now: Micros) {
+        self.note_received(number, true, now);
+        if self.handed_up.len() >= HANDED_UP {
+            self.handed_up.pop_front();
+        }
+        self.handed_up.push_back(number);
     }
 
     /// Handle an ACK frame. Returns the numbers of the stack's own packets among them, and the delay.

@@ -151,9 +151,12 @@ class OffloadConnection(TunnelConnection):
             space.largest_received_packet = max(space.largest_received_packet, largest)
             space.expected_packet_number = max(space.expected_packet_number, largest + 1)
             space.largest_received_time = self.last_received
+            # Those that we were handed are ours to judge: some may be on their way to us.
+            ours = set(back.handed_up)
             for first, last in back.received:
                 for number in range(max(first, largest - _WINDOW), last + 1):
-                    space.received_packets.add(number)
+                    if number not in ours:
+                        space.received_packets.add(number)
         if back.ack_waits:
             space.ack_at = self.last_received
         return back.queued

@@ -109,10 +109,15 @@ class CarriedStats(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """Where a connection stands when an engine gives it back; `queued` are IP packets."""
+    """Where a connection stands when an engine gives it back; `queued` are IP packets.
+
+    Of the packets `received`, the connection has been `handed_up` some, and may still have to
+    handle them.
+    """
 
     next_number: int
     received: Ranges
+    handed_up: Sequence[int]
     ack_waits: bool
     queued: list[bytes] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -573,6 +574,56 @@ async def test_a_tunnel_can_be_carried_again_and_again(made: Pair) -> None:
         made.datapath.start([OWN_V4, OWN_V6])
     counters = made.tunnel.counters
     assert counters.tx_packets == counters.rx_packets == 5 * 48
+
+
+@over(NATIVE)
+async def test_what_is_on_its_way_up_when_a_connection_is_taken_back_is_no_duplicate(
+    made: Pair,
+) -> None:
+    """The end of the tunnel takes it back; the end of the connection was handed up meanwhile."""
+    assert made.gateway.session is not None
+    far = made.gateway.session.tunnel
+    assert isinstance(far, Http3Tunnel)
+    connection = far._connection
+    await exchange(made, 32)
+    held: list[bytes] = []
+
+    def hold(data: bytes) -> list[bytes]:
+        held.append(data)
+        return []
+
+    made.relay.hook = hold
+    made.tunnel.close()
+    await made.device.changes_until(lambda: len(held) >= 2)
+    made.relay.hook = lambda data: [data]
+    engine = made.gateway.offload._engine
+    if engine is not None:
+        engine._engine = LateTaker(engine._engine, held[1:], made.relay._towards_gateway)
+        made.relay._towards_gateway.send(held[0])
+    else:
+        for data in held:
+            made.relay._towards_gateway.send(data)
+    await made.device.changes_until(lambda: connection.quic.ended)
+
+
+class LateTaker:
+    """An engine that hands up more packets between one `take` and what is done with it."""
+
+    def __init__(self, engine: Any, packets: list[bytes], sock: socket.socket) -> None:
+        self._engine = engine
+        self._packets = packets
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def take(self) -> list[Any]:
+        items: list[Any] = self._engine.take()
+        for packet in self._packets:
+            self._sock.send(packet)
+        self._packets = []
+        time.sleep(0.1)  # the engine's thread takes them
+        return items
 
 
 # A bad network
