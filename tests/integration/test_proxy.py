@@ -551,7 +551,8 @@ asyncio.SelectorEventLoop.add_signal_handler = unavailable
 from qvpn_core.client.cli import main
 status = main(sys.argv[1:])
 left = {name for name in sys.modules if name.startswith(("qvpn_core.net.", "qvpn_core.datapath"))}
-assert left <= {f"qvpn_core.net.{name}" for name in ("buffers", "names", "plan", "survey")}, left  # types
+types = {f"qvpn_core.net.{name}" for name in ("buffers", "names", "plan", "survey")}
+assert left <= types, left
 sys.exit(status)
 """
 

@@ -220,6 +220,7 @@ class GatewayEnd:
             session.mtu = mtu
 
         handler.mtu_changed = mtu_changed  # type: ignore[method-assign]
+        handler.capsule_end = tunnel.close  # type: ignore[method-assign]
         self.sessions.add(session)
         self.offload.carry(session)
 
