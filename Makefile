@@ -57,6 +57,8 @@ fuzz: $(STAMP)  ## random and broken input into every parser, for FUZZ_SECONDS e
 .PHONY: bench
 bench: $(STAMP) datapath  ## this VPN beside others and beside no VPN, in one run; needs root
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.devices
+	$(BIN)/python -m bench.bottleneck
 	$(BIN)/python -m bench.streams
 	-$(BIN)/python -m bench.app
 
