@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml requirements.lock tools/bootstrap.sh
 	@touch $@
 
 # Where it cannot be built, this says so each time and the rest goes on without it.
-$(NATIVE): $(STAMP) tools/datapath.sh $(CRATE)
+$(NATIVE): $(STAMP) tools/datapath.sh tools/packages/crates.py $(CRATE)
 	@tools/datapath.sh install "$(VENV)" && touch $@ || [ $$? = 77 ]
 
 .PHONY: datapath
@@ -70,12 +70,17 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade -o requirements.lock
 
+# For the packages: where it cannot be built, they are made of what is there.
+.PHONY: native-wheel
+native-wheel: $(STAMP)
+	@tools/datapath.sh wheel "$(VENV)" || [ $$? = 77 ]
+
 .PHONY: deb
-deb: $(STAMP)  ## dist/*.deb: the client and the gateway, with a Python of their own
+deb: native-wheel  ## dist/*.deb: the client and the gateway, with a Python of their own
 	$(BIN)/python -m tools.packages.build deb
 
 .PHONY: rpm
-rpm: $(STAMP)  ## dist/*.rpm: the same
+rpm: native-wheel  ## dist/*.rpm: the same
 	$(BIN)/python -m tools.packages.build rpm
 
 .PHONY: wheels

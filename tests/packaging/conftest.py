@@ -1,8 +1,12 @@
-"""The packages, built from this checkout once for all tests, and systems to install them in."""
+"""The packages, built from this checkout once for all tests, and systems to install them in.
+
+The native datapath of `make datapath` is inside, where there is one; else the one of dist/.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.system import DIST, PROJECT
+from tests.packaging.system import PROJECT
+from tools.packages import datapath
 
 WORK = PROJECT / "build/packages"
+#: Where they are written to: what is in dist/ is somebody's, and stays.
+OUTPUT = WORK / "dist"
 SOURCES = (
     "qvpn_core",
     "qvpn_gui",
@@ -41,6 +48,8 @@ class Built:
     newer_server: Path
     newer_client_rpm: Path
     newer_server_rpm: Path
+    #: The wheel of the native datapath that is inside; None without.
+    native: Path | None
 
     def epoch(self) -> int:
         """The time that they have for all that is in them: a commit may have come since."""
@@ -65,6 +74,8 @@ def built() -> Built:
 
 
 def _build() -> Built:
+    native = datapath.find(PROJECT / "build/datapath") or datapath.find(PROJECT / "dist")
+    inside = hashlib.sha256(native.read_bytes()).hexdigest() if native else "none"
     done = WORK / "tested"
     changed = max(
         path.stat().st_mtime
@@ -72,26 +83,30 @@ def _build() -> Built:
         for path in [
             *(PROJECT / name for name in FILES),
             Path(__file__),
-            *DIST.glob("qvpn_datapath-*.whl"),
             *(PROJECT / source).rglob("*"),
         ]
         if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(ELSEWHERE)
     )
-    if not done.exists() or done.stat().st_mtime < changed:
+    if not done.exists() or done.stat().st_mtime < changed or done.read_text() != inside:
+        shutil.rmtree(OUTPUT, ignore_errors=True)
         subprocess.run(
-            [sys.executable, "-m", "tools.packages.build", "deb", "rpm"],
+            [
+                *(sys.executable, "-m", "tools.packages.build", "deb", "rpm"),
+                *("--output", str(OUTPUT)),
+                *(("--datapath", str(native)) if native else ("--no-datapath",)),
+            ],
             cwd=PROJECT,
             check=True,
             stdin=subprocess.DEVNULL,
             timeout=800,
         )
-        for deb in DIST.glob("*.deb"):
+        for deb in OUTPUT.glob("*.deb"):
             _write_newer(deb, WORK / f"newer-{deb.name.partition('_')[0]}.deb")
         for name in ("qvpn", "qvpn-server"):
             _write_newer_rpm(name, WORK / f"newer-{name}.rpm")
-        for path in (*DIST.glob("*.deb"), *DIST.glob("*.rpm")):
+        for path in (*OUTPUT.glob("*.deb"), *OUTPUT.glob("*.rpm")):
             shutil.copyfile(path, WORK / path.name)
-        done.touch()
+        done.write_text(inside)
     return Built(
         client=_one(WORK, "qvpn_*.deb"),
         server=_one(WORK, "qvpn-server_*.deb"),
@@ -101,6 +116,7 @@ def _build() -> Built:
         newer_server=WORK / "newer-qvpn-server.deb",
         newer_client_rpm=WORK / "newer-qvpn.rpm",
         newer_server_rpm=WORK / "newer-qvpn-server.rpm",
+        native=native,
     )
 
 

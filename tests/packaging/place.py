@@ -67,6 +67,11 @@ class Place:
         """Whether it has a tunnel."""
         return bool(self.status()["state"] == "connected")
 
+    def datapaths(self) -> list[str]:
+        """What moves the packets of each session, as the gateway says it."""
+        said = json.loads(self.gateway.run("qvpn-server", "status", *STATE, "--json").stdout)
+        return [session["datapath"] for session in said["sessions"]]
+
     def invite(self, name: str) -> str:
         """A link for one more device."""
         said = self.gateway.run("qvpn-server", "invite", *STATE, name).stdout.split()

@@ -23,7 +23,6 @@ from tests.world.namespaces import Namespace
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 ROOTS: Final = PROJECT / "build/roots"
-DIST: Final = PROJECT / "dist"
 #: Releases of Ubuntu, which a Debian's debootstrap does not know; tried on demand only.
 UBUNTU: Final = ("noble",)
 UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"

@@ -83,7 +83,12 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built
         place.type(client, line, link=link)
     assert place.connected()
     assert probes.download(world.client, plan.ALPHA.v4, 1 << 20).size == 1 << 20
-    assert "connected" in place.type(client, status)
+    said = place.type(client, status)
+    assert "connected" in said
+    # An engine that is in the packages carries both ends, also as the gateway's unit confines it.
+    native = "native" if built.native else "aioquic"
+    assert f" {native} datapath " in said
+    assert place.datapaths() == [native]
     assert "tunnel" in place.type(client, explain)
     place.type(client, down)
     assert snapshot(world.client) == networks[1]
@@ -105,6 +110,7 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built
         print(f"the upgrade of the gateway cost {gap:.1f} s after dpkg was done")
         assert gap < 5
         assert place.status()["addresses"] == before["addresses"]
+        assert (place.status()["datapath"], place.datapaths()) == (native, [native])
 
         # A newer client: the session goes on.
         process = place.app_process()
@@ -230,6 +236,7 @@ def test_the_gateway_is_confined(alone: System) -> None:
     lines = alone.sh(f"cat /proc/{_main_pid(alone)}/status").splitlines()
     held = next(line for line in lines if line.startswith("CapEff")).split()[1]
     assert int(held, 16) == 1 << 12 | 1 << 10  # CAP_NET_ADMIN, CAP_NET_BIND_SERVICE
+    assert "Seccomp:\t2" in lines
 
 
 def test_a_gateway_that_hangs_is_replaced(alone: System) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.packaging.conftest import Built
-from tests.packaging.system import DIST
+from tests.packaging.conftest import OUTPUT, Built
 from tools.packages import build, datapath, elf, tree
 from tools.packages.description import PACKAGES, PROJECT, Package, version
 
@@ -118,6 +117,11 @@ def test_the_bill_of_materials_is_complete(built: Built, package: Package) -> No
     # Also what is compiled into a library, such as the OpenSSL of cryptography.
     (cryptography,) = (item for item in bill["components"] if item["name"] == "cryptography")
     assert "openssl" in {item["name"] for item in cryptography["components"]}
+    natives = [item for item in bill["components"] if item["name"] == datapath.DISTRIBUTION]
+    assert len(natives) == (built.native is not None)
+    for item in natives:
+        assert {"aws-lc", "pyo3", "rust-std"} <= {inner["name"] for inner in item["components"]}
+        assert list((docs / "licenses" / datapath.DISTRIBUTION).glob("pyo3-0*/LICENSE-MIT"))
     references = [bill["metadata"]["component"]["bom-ref"]]
     for item in bill["components"]:
         references += [item["bom-ref"], *(inner["bom-ref"] for inner in item.get("components", ()))]
@@ -233,8 +237,7 @@ def test_two_builds_are_the_same_bytes(built: Built, tmp_path: Path, name: str, 
     """
     command = [sys.executable, "-m", "tools.packages.build", kind, "--only", name]
     places = ["--output", str(tmp_path / "dist"), "--work", str(tmp_path / "work")]
-    wheel = datapath.find(DIST)
-    native = ["--datapath", str(wheel)] if wheel else ["--no-datapath"]
+    native = ["--datapath", str(built.native)] if built.native else ["--no-datapath"]
     subprocess.run(
         [*command, *places, *native],
         cwd=PROJECT,
@@ -250,16 +253,16 @@ def test_two_builds_are_the_same_bytes(built: Built, tmp_path: Path, name: str, 
     first = {"qvpn": built.client_rpm, "qvpn-server": built.server}[name]
     assert (tmp_path / "dist" / first.name).read_bytes() == first.read_bytes()
     bill = f"{name}-{version()}.cdx.json"
-    assert (tmp_path / "dist" / bill).read_bytes() == (DIST / bill).read_bytes()
+    assert (tmp_path / "dist" / bill).read_bytes() == (OUTPUT / bill).read_bytes()
 
 
 def test_the_checksums_are_of_everything_and_sha256sum_takes_them(
     built: Built, tmp_path: Path
 ) -> None:
-    lines = (DIST / "SHA256SUMS").read_text().splitlines()
+    lines = (OUTPUT / "SHA256SUMS").read_text().splitlines()
     named = {line.split("  ")[1] for line in lines}
     for pattern in ("*.deb", "*.rpm", "*.cdx.json"):
-        ours = {path.name for path in DIST.glob(pattern)}
+        ours = {path.name for path in OUTPUT.glob(pattern)}
         assert len(ours) == 2
         assert ours <= named
     for name in ("one", "two"):

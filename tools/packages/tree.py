@@ -230,11 +230,17 @@ def compile_modules(target: Path, installed: Path) -> None:
 
 
 def licences(distribution: Distribution) -> Iterator[tuple[str, bytes]]:
-    """Name and text of each licence file that the distribution brings."""
+    """Name and text of each licence file that the distribution brings.
+
+    The name has directories where the files of several parts would have one (PEP 639).
+    """
     for file in distribution.files or ():
         part = Path(str(file))
-        if not part.parts[0].endswith(".dist-info"):
+        if not part.parts[0].endswith(".dist-info") or ".." in part.parts:
             continue
-        words = part.name.upper()
-        if words.startswith(("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS")):
-            yield part.name, Path(str(distribution.locate_file(file))).read_bytes()
+        name = part.name
+        if part.parts[1] == "licenses":
+            name = str(Path(*part.parts[2:]))
+        elif not name.upper().startswith(("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS")):
+            continue
+        yield name, Path(str(distribution.locate_file(file))).read_bytes()
