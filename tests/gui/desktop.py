@@ -127,7 +127,8 @@ class Desktop:
 
     def docked(self) -> list[str]:
         """The windows of the app that trayer holds, as X knows them."""
-        tree = self.tool("xwininfo", "-root", "-tree").splitlines()
+        # It fails when a window goes while it looks; whoever waits looks again.
+        tree = self.tool("xwininfo", "-root", "-tree", check=False).splitlines()
         return [line.split()[0] for line in tree if '("qvpn-gui"' in line and "22x22" in line]
 
     def keys(self, *keys: str) -> None:
