@@ -110,7 +110,7 @@ impl Sender {
         });
     }
 
-    /// Everything that was sent is on its way; `drained` says that nothing else waits.
+    /// Everything that was sent is on its way.
     pub fn note(&mut self, now: Micros) {
         self.note_run(now);
         self.run_bytes = 0;
