@@ -46,12 +46,14 @@ class Loop(QEventLoop):  # type: ignore[misc]  # qasync has no types
         super().__init__(app)
         # Python collects cycles on whichever thread allocates, and with them Qt's objects, which
         # only this thread may touch. So they are collected here, and nowhere else.
+        self._collected_elsewhere = gc.isenabled()
         gc.disable()
         # Ours start when they are needed; qasync would start ten at once.
         self.set_default_executor(ThreadPoolExecutor(_THREADS, "qvpn worker"))
 
     def close(self) -> None:
-        gc.enable()
+        if self._collected_elsewhere:
+            gc.enable()
         self._soon.stop()
         self._clock.stop()
         for notifiers in (self._read_notifiers, self._write_notifiers):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
+from collections.abc import Generator
 from pathlib import Path
+
+import pytest
+
+_WINDOWS = Path(__file__).parent / "gui"
 
 #: The library of Qt's that is missing first on a machine without a desktop.
 _QT_NEEDS = "libEGL.so.1"
@@ -25,8 +31,24 @@ def _qt_runs() -> bool:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out the tests of windows where Qt cannot be loaded."""
-    windows = collection_path == Path(__file__).parent / "gui"
-    return True if windows and not _qt_runs() else None
+    return True if collection_path == _WINDOWS and not _qt_runs() else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Destroy what a test of windows leaves before any other thread can.
+
+    Python collects cycles on whichever thread allocates, the test runner's own included. A socket
+    notifier of Qt's that is destroyed there stays in the event loop, which then uses freed memory.
+    """
+    if not item.path.is_relative_to(_WINDOWS):
+        return (yield)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.enable()
 
 
 def pytest_report_header() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -10,7 +11,9 @@ import sys
 import threading
 import time
 
+import pytest
 from PySide6.QtCore import QObject, QTimer
+from PySide6.QtWidgets import QApplication
 
 from qvpn_gui.loop import Loop
 from tests.gui.conftest import Play, until
@@ -160,6 +163,18 @@ def test_cycles_are_collected_on_the_thread_of_qt_and_only_there(play: Play) -> 
         assert where == [threading.get_ident()]
 
     play(story())
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_closed_loop_leaves_collection_as_it_was(qapp: QApplication, elsewhere: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if elsewhere else gc.disable)()
+        with Loop(qapp):
+            assert not gc.isenabled()
+        assert gc.isenabled() == elsewhere
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_broken_callback_is_told_and_the_others_run(loop: Loop, play: Play) -> None:
