@@ -279,13 +279,20 @@ impl Controller {
     /// The rate at which packets leave, in bytes per second.
     pub fn pacing_rate(&self) -> u64 {
         let bandwidth = self.bandwidth();
+        let rtt = self.min_rtt.unwrap_or(FIRST_RTT).max(SLACK);
+        let first = (2.77 * INITIAL_WINDOW as f64 * 1e6 / rtt as f64) as u64;
         if bandwidth == 0 {
-            let rtt = self.min_rtt.unwrap_or(FIRST_RTT).max(SLACK);
-            return (2.77 * INITIAL_WINDOW as f64 * 1e6 / rtt as f64) as u64;
+            return first;
         }
+        let least = if self.filled || !self.period.app_limited {
+            0
+        } else {
+            first // what was offered until now was less than the first window
+        };
         // 1 % less than the bandwidth (draft-ietf-ccwg-bbr, `PacingMarginPercent`), so that a
         // queue that has come into being goes away.
-        (self.state.pacing_gain() * 0.99 * bandwidth as f64) as u64
+        let rate = (self.state.pacing_gain() * 0.99 * bandwidth as f64) as u64;
+        rate.max(least)
     }
 
     /// The bytes that leave together: what 1 ms takes, at most a GSO buffer.
@@ -383,8 +390,10 @@ impl Controller {
             let lost = sample.lost.min(sample.delivered / 8);
             rate += lost.saturating_mul(1_000_000) / sample.interval.max(1);
         }
-        // A full path tells what it carries, even when all that was offered is on it.
-        let app_limited = sample.app_limited && sample.in_flight < self.bdp(1.0);
+        // A full path tells what it carries, even when all that was offered is on it. Before one
+        // was seen, a trickle that is all that was offered is not one.
+        let full = self.bdp(1.0).max(if self.filled { 0 } else { INITIAL_WINDOW });
+        let app_limited = sample.app_limited && sample.in_flight < full;
         let round_start = sample.prior_delivered >= self.next_round;
         if round_start {
             self.next_round = view.delivered;
@@ -455,7 +464,9 @@ impl Controller {
         {
             self.end_period(view, now);
         }
-        let congested = round.congested_in_flight > 0;
+        // `BBRLossThresh`: one loss by chance does not end `Startup`.
+        let few = round.lost < (round.acked + round.lost) / 50;
+        let congested = round.congested_in_flight > 0 && !(self.state == State::Startup && few);
         if !self.filled && !app_limited {
             // `CheckFullBWReached`.
             if self.bandwidth() >= self.full_bandwidth + self.full_bandwidth / 4 {

@@ -233,6 +233,26 @@ fn what_is_offered_below_the_path_is_carried_and_teaches_nothing_wrong() {
 }
 
 #[test]
+fn a_trickle_does_not_slow_what_comes_behind_it() {
+    // The acknowledgements of an upload inside, say, before a download begins.
+    let rtt = 20_000;
+    let mut sender = Sender::new(0, 0);
+    for number in 0..5_000 {
+        let now = number * 1_000;
+        if now >= rtt {
+            sender.acked([(0, number - rtt / 1_000)], 0, now);
+        }
+        sender.sent(number, 120, false, now);
+        sender.queue_empty();
+    }
+    let controller = sender.controller();
+    assert_eq!(controller.state(), State::Startup);
+    assert!(controller.window() >= INITIAL_WINDOW);
+    let first = 2.77 * INITIAL_WINDOW as f64 / (rtt as f64 / 1e6);
+    assert!(controller.pacing_rate() as f64 > 0.9 * first);
+}
+
+#[test]
 fn acknowledgements_in_bunches_do_not_throttle() {
     for (mbits, rtt, every, delay, seconds) in [
         (50.0, 20.0, 2, 25_000, 10),
