@@ -392,7 +392,9 @@ impl Controller {
         }
         // A full path tells what it carries, even when all that was offered is on it. Before one
         // was seen, a trickle that is all that was offered is not one.
-        let full = self.bdp(1.0).max(if self.filled { 0 } else { INITIAL_WINDOW });
+        let full = self
+            .bdp(1.0)
+            .max(if self.filled { 0 } else { INITIAL_WINDOW });
         let app_limited = sample.app_limited && sample.in_flight < full;
         let round_start = sample.prior_delivered >= self.next_round;
         if round_start {
