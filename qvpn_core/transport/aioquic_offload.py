@@ -323,13 +323,14 @@ class OffloadConnection(TunnelConnection):
         carried = self._carried
         if carried is None:
             return
+        # First: what came under other keys is acknowledged under them (RFC 9001 section 6.2).
+        self._push()
         space = self._spaces[_ONE_RTT]
         if len(space.ack_queue):
             eliciting = space.ack_at is not None
             carried.received(_falling(space.ack_queue), eliciting=eliciting)
             space.ack_queue = RangeSet()
         space.ack_at = None
-        self._push()
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         if self._carried is None or context.epoch is not _ONE_RTT:

@@ -81,6 +81,10 @@ class Program:
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        while not self._lines.empty():
+            if (line := self._lines.get()) is not None:
+                self._seen.append(line)
+        print(self.process.args, *self._seen, sep="\n")  # shown with a test that fails
 
 
 class Peer(Program):

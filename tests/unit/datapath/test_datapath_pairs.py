@@ -504,6 +504,34 @@ async def test_keys_are_updated_in_both_directions(made: Pair) -> None:
         assert quic._cryptos[engine_epoch()].send.key_phase != phase
 
 
+@needs_engine
+@in_loop
+async def test_a_packet_under_other_keys_is_acknowledged_under_them(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9001 section 6.2; the engine acknowledges as soon as it knows of a packet."""
+    told: list[str] = []
+    session = engine_module._Session
+
+    def noted(name: str, act: Callable[..., None]) -> Callable[..., None]:
+        def note(*arguments: Any, **options: Any) -> None:
+            told.append(name)
+            act(*arguments, **options)
+
+        return note
+
+    for name in ("received", "set_keys"):
+        monkeypatch.setattr(session, name, noted(name, getattr(session, name)))
+    async with pair(identity, "aioquic", "native") as made:
+        assert isinstance(made.tunnel, Http3Tunnel)
+        await exchange(made, 8)
+        told.clear()
+        made.tunnel._connection.quic.request_key_update()
+        made.tunnel._connection.keep_alive()
+        await exchange(made, 8, first=8)
+    assert told[:2] == ["set_keys", "received"]
+
+
 def engine_epoch() -> Any:
     from aioquic import tls
 
