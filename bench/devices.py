@@ -28,7 +28,7 @@ from tests.world.vpn import VpnClient, VpnGateway
 DEVICES = 8
 #: RFC 2544's range for benchmarks, and a host behind the gateway.
 _NETWORK = "198.18.0"
-_TARGET = "198.18.100.1"
+TARGET = "198.18.100.1"
 _FIRST_PORT = 5400
 
 
@@ -43,7 +43,7 @@ def wire(gateway: Namespace, switch: Namespace, clients: list[Namespace]) -> Non
             "link set wan up",
         )
         switch.ip(f"link set p{number} master sw up")
-    gateway.ip(f"addr add {_TARGET}/32 dev lo")
+    gateway.ip(f"addr add {TARGET}/32 dev lo")
 
 
 def load(clients: list[Namespace], seconds: int, *options: str) -> list[float]:
@@ -51,7 +51,7 @@ def load(clients: list[Namespace], seconds: int, *options: str) -> list[float]:
     running = [
         client.popen(
             [
-                *("iperf3", "-c", _TARGET, "-p", str(_FIRST_PORT + number), "-J"),
+                *("iperf3", "-c", TARGET, "-p", str(_FIRST_PORT + number), "-J"),
                 *("-C", "cubic", "-t", str(seconds), *options),
             ],
             stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def measure(directory: Path, seconds: int) -> dict[str, float]:
             for number, host in enumerate(hosts):
                 client = stack.enter_context(VpnClient(host, directory / f"device{number}"))
                 client.add_profile(server.token(f"device{number}"))
-                client.up("--only", f"{_TARGET}/32")
+                client.up("--only", f"{TARGET}/32")
                 gateway.popen(["iperf3", "-s", "-p", str(_FIRST_PORT + number)],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
             for name, options in (("from the gateway", ("-R",)), ("to the gateway", ())):
