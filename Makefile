@@ -40,7 +40,7 @@ install-helper: $(STAMP)  ## as root: this checkout's helper to where pkexec may
 
 .PHONY: test
 test: $(STAMP) datapath  ## every test that this machine can run; says what it skipped and why
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 tests
 
 .PHONY: lint
 lint: $(STAMP)  ## style, types, and the arrows between packages

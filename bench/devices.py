@@ -1,8 +1,9 @@
 """``python -m bench.devices``: eight devices at once on one gateway, and one alone, in one run.
 
 Each device has a namespace of its own on one switch; all download, then all upload, each by one TCP
-flow (CUBIC) through its tunnel. It prints what each gets and what all get together, and writes
-``bench/results/devices.json`` and ``devices.md``. It needs root, for namespaces.
+flow (CUBIC): without a tunnel, through wireguard-go, and through qvpn. It prints what each gets and
+what all get together, and writes ``bench/results/devices.json`` and ``devices.md``. It needs root,
+for namespaces.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.__main__ import RESULTS, cpu_model, say
+from bench.lab import execute
+from bench.peers.wireguard import WireGuardGo
 from bench.results import markdown
 from tests.world.namespaces import Namespace, create, destroy
 from tests.world.vpn import VpnClient, VpnGateway
@@ -28,6 +33,7 @@ from tests.world.vpn import VpnClient, VpnGateway
 DEVICES = 8
 #: RFC 2544's range for benchmarks, and a host behind the gateway.
 _NETWORK = "198.18.0"
+GATEWAY = f"{_NETWORK}.1"
 TARGET = "198.18.100.1"
 _FIRST_PORT = 5400
 
@@ -65,7 +71,73 @@ def load(clients: list[Namespace], seconds: int, *options: str) -> list[float]:
     return [report["end"]["sum_received"]["bits_per_second"] / 1e6 for report in reports]
 
 
-def measure(directory: Path, seconds: int) -> dict[str, float]:
+@contextmanager
+def no_tunnel(directory: Path, gateway: Namespace, hosts: list[Namespace]) -> Iterator[None]:
+    """The target by the gateway's own address."""
+    for host in hosts:
+        host.ip(f"route add {TARGET}/32 via {GATEWAY}")
+    yield
+
+
+@contextmanager
+def wireguard_go(directory: Path, gateway: Namespace, hosts: list[Namespace]) -> Iterator[None]:
+    """A tunnel of wireguard-go for each device."""
+    keys = {host: execute(["wg", "genkey"]).strip() for host in (gateway, *hosts)}
+    public = {host: execute(["wg", "pubkey"], stdin=key).strip() for host, key in keys.items()}
+    peers = {
+        gateway: [
+            (host, f"AllowedIPs = 10.99.1.{number + 2}/32") for number, host in enumerate(hosts)
+        ]
+    } | {
+        host: [(gateway, f"AllowedIPs = {TARGET}/32\nEndpoint = {GATEWAY}:51820")] for host in hosts
+    }
+    running = []
+    for number, (host, others) in enumerate(peers.items()):
+        # Control sockets are named after the device in one directory, across namespaces.
+        device = f"wgd{os.getpid()}n{number}"[-15:]
+        argv = [WireGuardGo.binary() or "", "-f", device]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        foreground = os.environ | {"WG_PROCESS_FOREGROUND": "1"}
+        running.append(host.popen(argv, env=foreground, **quiet))
+        control = Path("/var/run/wireguard", f"{device}.sock")
+        while not control.exists() and running[-1].poll() is None:
+            time.sleep(0.01)
+        config = [f"[Interface]\nPrivateKey = {keys[host]}\nListenPort = 51820"]
+        config += [f"[Peer]\nPublicKey = {public[other]}\n{rest}" for other, rest in others]
+        file = directory / device
+        file.touch(mode=0o600)
+        file.write_text("\n".join(config) + "\n")
+        host.run(["wg", "setconf", device, str(file)])
+        host.ip(f"addr add 10.99.1.{number + 1}/32 dev {device}", f"link set {device} mtu 1420 up")
+        for target in ["10.99.1.0/24"] if host is gateway else [f"{TARGET}/32"]:
+            host.ip(f"route add {target} dev {device}")
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def qvpn(directory: Path, gateway: Namespace, hosts: list[Namespace]) -> Iterator[None]:
+    """A tunnel of qvpn for each device."""
+    server = VpnGateway(gateway, directory / "gateway", address=GATEWAY)
+    server.init("--dns", "192.0.2.53")
+    server.start()
+    with ExitStack() as stack:
+        for number, host in enumerate(hosts):
+            client = stack.enter_context(VpnClient(host, directory / f"device{number}"))
+            client.add_profile(server.token(f"device{number}"))
+            client.up("--only", f"{TARGET}/32")
+        yield
+    server.stop()
+
+
+WAYS = {"no tunnel": no_tunnel, "wireguard-go": wireguard_go, "qvpn": qvpn}
+
+
+def measure(way: str, directory: Path, seconds: int) -> dict[str, float]:
     """One round."""
     gateway, switch = Namespace("gateway"), Namespace("switch")
     hosts = [Namespace(f"device{number}") for number in range(DEVICES)]
@@ -74,25 +146,22 @@ def measure(directory: Path, seconds: int) -> dict[str, float]:
     values: dict[str, float] = {}
     try:
         wire(gateway, switch, hosts)
-        server = VpnGateway(gateway, directory / "gateway", address=f"{_NETWORK}.1")
-        server.init("--dns", "192.0.2.53")
-        server.start()
-        with ExitStack() as stack:
-            for number, host in enumerate(hosts):
-                client = stack.enter_context(VpnClient(host, directory / f"device{number}"))
-                client.add_profile(server.token(f"device{number}"))
-                client.up("--only", f"{TARGET}/32")
-                gateway.popen(["iperf3", "-s", "-p", str(_FIRST_PORT + number)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        for number in range(DEVICES):
+            gateway.popen(["iperf3", "-s", "-p", str(_FIRST_PORT + number)],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        with WAYS[way](directory, gateway, hosts):
+            gateway.run(["sleep", "1"])  # path MTU discovery, and whatever else a start does
             for name, options in (("from the gateway", ("-R",)), ("to the gateway", ())):
                 (alone,) = load(hosts[:1], seconds, *options)
                 each = load(hosts, seconds, *options)
-                values[f"one device {name}, Mbit/s"] = alone
-                values[f"all devices {name}, Mbit/s"] = sum(each)
                 fair = sum(each) / len(each)
                 apart = max(abs(one - fair) for one in each) / fair
-                values[f"shares {name}, farthest from equal, %"] = 100 * apart
-        server.stop()
+                values |= {
+                    f"one device {name}, Mbit/s": alone,
+                    f"all devices {name}, Mbit/s": sum(each),
+                    f"all over one, {name}": sum(each) / alone,
+                    f"shares {name}, farthest from equal, %": 100 * apart,
+                }
     finally:
         destroy(everything)
     return values
@@ -107,21 +176,29 @@ def main() -> int:
     if os.geteuid() != 0:
         say("bench: needs root to make network namespaces: run it with sudo")
         return 1
-    measured: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
     for number in range(chosen.rounds):
-        with tempfile.TemporaryDirectory(prefix="qvpn-bench-") as directory:
-            values = measure(Path(directory), chosen.seconds)
-        for key, value in values.items():
-            measured[key].append(value)
-        words = ", ".join(f"{key} {value:,.0f}" for key, value in values.items())
-        say(f"round {number + 1}/{chosen.rounds}  {words}")
-    medians = {key: statistics.median(values) for key, values in measured.items()}
+        for way, values_of in measured.items():
+            with tempfile.TemporaryDirectory(prefix="qvpn-bench-") as directory:
+                values = measure(way, Path(directory), chosen.seconds)
+            for key, value in values.items():
+                values_of[key].append(value)
+            words = ", ".join(f"{key} {value:,.3g}" for key, value in values.items())
+            say(f"round {number + 1}/{chosen.rounds}  {way:12} {words}")
+    medians = {
+        way: {key: statistics.median(each) for key, each in values_of.items()}
+        for way, values_of in measured.items()
+    }
     head = (
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {cpu_model()}, {os.cpu_count()} CPUs, "
         f"which all {DEVICES} devices and the gateway share; medians of {chosen.rounds} rounds.\n"
     )
-    rows = [[key, f"{value:,.0f}"] for key, value in medians.items()]
-    report = f"{head}\n{markdown([['', 'median'], *rows])}\n"
+    keys = list(medians["qvpn"])
+    rows = [
+        [key, *(f"{v[key]:.2f}" if "over" in key else f"{v[key]:,.0f}" for v in medians.values())]
+        for key in keys
+    ]
+    report = f"{head}\n{markdown([['', *WAYS], *rows])}\n"
     print(report)
     (RESULTS / "devices.md").write_text(report)
     (RESULTS / "devices.json").write_text(json.dumps(medians, indent=1) + "\n")

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.__main__ import RESULTS, cpu_model, say
-from bench.devices import TARGET, wire
+from bench.devices import GATEWAY, TARGET, wire
 from bench.measure import memory
 from bench.results import markdown
 from tests.world.namespaces import Namespace, create, destroy
@@ -48,7 +48,7 @@ def soak(directory: Path, minutes: float) -> dict[str, float]:
     create(everything)
     try:
         wire(gateway, switch, hosts)
-        server = VpnGateway(gateway, directory / "gateway", address="198.18.0.1")
+        server = VpnGateway(gateway, directory / "gateway", address=GATEWAY)
         server.init("--dns", "192.0.2.53")
         server.start()
         assert server.process is not None
