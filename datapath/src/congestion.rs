@@ -50,6 +50,10 @@ const SLACK: Micros = 1_000;
 const MAX_SLACK: Micros = 4_000;
 /// Bytes per second for each millisecond more of it.
 const SLACK_STEP: u64 = 125_000_000;
+/// How late a turn to send may come on a path that is shorter than [`SHORT`], while packets wait to be sent. There it is not
+/// the network that has no room, but the processors that have too much to run; what could not be sent meanwhile may go at once.
+const TURN: Micros = 10_000;
+const SHORT: Micros = 2_000;
 /// A shorter pause without anything in flight means nothing.
 const IDLE: Micros = 10_000;
 /// How old the least round trip may become: draft-ietf-ccwg-bbr, `MinRTTFilterLen`.
@@ -211,6 +215,8 @@ pub struct Controller {
 
     tokens: i64,
     tokens_time: Micros,
+    /// Packets wait for permission.
+    backlog: bool,
     random: u64,
 }
 
@@ -252,6 +258,7 @@ impl Controller {
             probe_rtt_min: Micros::MAX,
             tokens: signed(INITIAL_WINDOW / 2),
             tokens_time: now,
+            backlog: false,
             random: now | 1,
         }
     }
@@ -320,7 +327,13 @@ impl Controller {
     }
 
     fn depth(&self) -> i64 {
-        let burst = self.pacing_rate().saturating_mul(self.slack()) / 1_000_000;
+        let short = self.min_rtt.is_some_and(|rtt| rtt < SHORT);
+        let slack = if self.backlog && short {
+            TURN
+        } else {
+            self.slack()
+        };
+        let burst = self.pacing_rate().saturating_mul(slack) / 1_000_000;
         signed(self.quantum() + burst)
     }
 

@@ -556,9 +556,7 @@ impl State {
             Some(slot) => {
                 let event = self.writer.finish(&mut slot.session, &self.sockets, now);
                 slot.session.sender.note(now);
-                if slot.session.queue.is_empty() {
-                    slot.session.sender.queue_empty();
-                }
+                slot.session.sender.left(!slot.session.queue.is_empty());
                 if let Some(event) = event {
                     self.up.items.push(Item::Event(slot.id, event));
                 }

@@ -116,9 +116,9 @@ impl Sender {
         self.run_bytes = 0;
     }
 
-    /// Nothing waits to be sent: what is measured now says little of the path.
-    pub fn queue_empty(&mut self) {
-        self.path.queue_empty();
+    /// Whether packets are left that wait. If none are, what is measured now says little of the path.
+    pub fn left(&mut self, waiting: bool) {
+        self.path.left(waiting);
     }
 
     fn note_run(&mut self, now: Micros) {

@@ -65,10 +65,12 @@ impl Sender {
         self.sent_batch(number, 1, bytes, bytes, large, now);
     }
 
-    /// There is nothing left to send, though there is an allowance: the rates that are measured
-    /// until this is acknowledged say nothing about the path.
-    pub fn queue_empty(&mut self) {
-        if self.controller.windowed(self.recovery.bytes_in_flight()) > 0 {
+    /// A batch was sent, and packets are left that wait, or not: if there are none though there is
+    /// an allowance, the rates that are measured until this is acknowledged say nothing about the
+    /// path.
+    pub fn left(&mut self, waiting: bool) {
+        self.controller.backlog = waiting;
+        if !waiting && self.controller.windowed(self.recovery.bytes_in_flight()) > 0 {
             self.recovery.app_limited();
         }
     }

@@ -694,8 +694,8 @@ impl Tunnel {
                     self.next += 1;
                     left = left.saturating_sub(bytes);
                 }
+                self.sender.left(!inner.queue.is_empty());
                 if inner.queue.is_empty() {
-                    self.sender.queue_empty();
                     break;
                 }
                 continue;
@@ -716,7 +716,7 @@ impl Tunnel {
                 count = count.min((self.earned / PACKET as f64) as u64);
                 self.earned -= (count * PACKET) as f64;
                 if count == 0 {
-                    self.sender.queue_empty();
+                    self.sender.left(false);
                     let phase = now % (on + off);
                     let wait = if phase < on { 200 } else { on + off - phase };
                     source_wake = Some(now + wait);
@@ -724,6 +724,7 @@ impl Tunnel {
                 }
             }
             let bytes = PACKET as u16;
+            self.sender.left(matches!(self.source, Source::Bulk));
             self.sender
                 .sent_batch(self.next, count as u16, bytes, bytes, true, now);
             for _ in 0..count {

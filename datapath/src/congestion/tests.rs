@@ -243,7 +243,7 @@ fn a_trickle_does_not_slow_what_comes_behind_it() {
             sender.acked([(0, number - rtt / 1_000)], 0, now);
         }
         sender.sent(number, 120, false, now);
-        sender.queue_empty();
+        sender.left(false);
     }
     let controller = sender.controller();
     assert_eq!(controller.state(), State::Startup);
@@ -278,6 +278,7 @@ fn a_thread_that_does_not_always_run_makes_up_for_it() {
     for (mbits, on, off) in [
         (3000.0, 4_000, 4_000),
         (3000.0, 1_000, 3_000),
+        (600.0, 300, 4_000),
         (50.0, 200, 1_000),
     ] {
         let mut sim = Sim::new(Path::new(
@@ -445,7 +446,7 @@ proptest! {
                         number += u64::from(count);
                     }
                 }
-                Step::Empty => sender.queue_empty(),
+                Step::Empty => sender.left(false),
                 Step::Ack { back, length, gap, delay } => {
                     let top = number.saturating_sub(back);
                     let low = top.saturating_sub(length);
