@@ -50,8 +50,9 @@ const SLACK: Micros = 1_000;
 const MAX_SLACK: Micros = 4_000;
 /// Bytes per second for each millisecond more of it.
 const SLACK_STEP: u64 = 125_000_000;
-/// How late a turn to send may come on a path that is shorter than [`SHORT`], while packets wait to be sent. There it is not
-/// the network that has no room, but the processors that have too much to run; what could not be sent meanwhile may go at once.
+/// How late a turn to send may come on a path that is shorter than [`SHORT`], while packets wait to
+/// be sent. There it is not the network that has no room, but the processors that have too much to
+/// run; what could not be sent meanwhile may go at once.
 const TURN: Micros = 10_000;
 const SHORT: Micros = 2_000;
 /// A shorter pause without anything in flight means nothing.
@@ -166,6 +167,7 @@ fn signed(bytes: u64) -> i64 {
 }
 
 /// A model of the path, and what follows from it.
+#[allow(clippy::struct_excessive_bools)] // each stands for itself
 #[derive(Debug)]
 pub struct Controller {
     state: State,
