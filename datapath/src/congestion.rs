@@ -136,7 +136,9 @@ impl MaxFilter {
 struct Round {
     acked: u64,
     lost: u64,
-    /// Bytes in flight when the newest packet that congestion cost was sent; 0: none.
+    /// Bytes of packets that congestion marked, about.
+    marked: u64,
+    /// Bytes in flight when the newest packet that congestion cost or marked was sent; 0: none.
     congested_in_flight: u64,
 }
 
@@ -155,6 +157,8 @@ struct Period {
 struct View {
     in_flight: u64,
     delivered: u64,
+    /// Packets more than before that the path marked as having met congestion.
+    ce: u64,
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -384,6 +388,13 @@ impl Controller {
         let Some(sample) = outcome.rate else {
             return;
         };
+        if view.ce > 0 {
+            // RFC 9002 section 7.1: as a congestive loss.
+            let marked = view.ce.saturating_mul(PACKET).min(outcome.acked_bytes);
+            self.round.marked += marked;
+            self.round.congested_in_flight = self.round.congested_in_flight.max(sample.in_flight);
+            self.congested_round = self.rounds;
+        }
         let mut rate = sample.rate();
         if self.rounds > self.congested_round + 1 {
             // Losses by chance are capacity as well: the path had to carry what it lost.
@@ -466,8 +477,8 @@ impl Controller {
         {
             self.end_period(view, now);
         }
-        // `BBRLossThresh`: one loss by chance does not end `Startup`.
-        let few = round.lost < (round.acked + round.lost) / 50;
+        // `BBRLossThresh`: one loss by chance, or one mark, does not end `Startup`.
+        let few = round.lost + round.marked < (round.acked + round.lost) / 50;
         let congested = round.congested_in_flight > 0 && !(self.state == State::Startup && few);
         if !self.filled && !app_limited {
             // `CheckFullBWReached`.

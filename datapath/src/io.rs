@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -103,17 +103,19 @@ impl Udp {
         self.state.max_gso_segments().max(1)
     }
 
-    /// Send packets of `segment` bytes each, of which only the last may be shorter.
+    /// Send packets of `segment` bytes each, of which only the last may be shorter; with an ECN mark
+    /// or without.
     pub fn send(
         &self,
         peer: SocketAddr,
         local: Option<IpAddr>,
         data: &[u8],
         segment: usize,
+        mark: Option<EcnCodepoint>,
     ) -> Sent {
         let transmit = Transmit {
             destination: peer,
-            ecn: None,
+            ecn: mark,
             contents: data,
             segment_size: (segment < data.len()).then_some(segment),
             src_ip: local,
