@@ -16,6 +16,7 @@
 //!   seconds: a queue that drops is a full one. The share of lost packets does not matter, so that
 //!   1 or 5 % of random loss cost what was lost, and TCP, which halves at 0.1 %, keeps its share.
 //!   Other losses count as delivered where bandwidth is measured.
+//! - A CE mark (RFC 3168) is such a loss, whatever the round trip.
 //! - After such a loss, the next probe waits for as many round trips as Reno would need. Where a
 //!   probe raised the bandwidth by a sixth or more, the next one follows at once.
 //! - When no round trip in ten was near the least, the least is measured anew at once and not after
@@ -61,6 +62,9 @@ const PERIOD_ROUNDS: u64 = 5;
 const PERIOD_TIME: Micros = 100_000;
 /// How much of the flight of a congestive loss is used until the next probe.
 const HEADROOM: (u64, u64) = (17, 20);
+/// How much of what a round delivered may be in flight after a mark. A queue that marks is short, so
+/// that more than the queue must go for others to get their share (RFC 8511).
+const ECN_BETA: (u64, u64) = (17, 20);
 /// By how many percent a probe must raise the bandwidth for the next one to follow at once. With
 /// a gain of 1.25, it does on a path with room, and where others have two thirds of it.
 const GROWTH: u64 = 15;
@@ -503,7 +507,12 @@ impl Controller {
                 State::Drain => {}
                 _ => {
                     let low = self.low.min(self.window);
-                    self.low = (low * 7 / 10).max(round.acked).max(MIN_WINDOW);
+                    let least = if round.marked > 0 {
+                        round.acked / ECN_BETA.1 * ECN_BETA.0
+                    } else {
+                        round.acked
+                    };
+                    self.low = (low * 7 / 10).max(least).max(MIN_WINDOW);
                 }
             }
         } else if self.state == State::Up && self.high != u64::MAX {

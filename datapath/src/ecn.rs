@@ -142,6 +142,7 @@ impl Validation {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps)] // as it is asked for
     fn counts(ect0: u64, ect1: u64, ce: u64) -> Option<Counts> {
         Some(Counts { ect0, ect1, ce })
     }

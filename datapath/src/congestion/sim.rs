@@ -34,7 +34,7 @@ pub struct Path {
     pub steps: Vec<(Micros, u64)>,
     /// Times without any path.
     pub blackouts: Vec<(Micros, Micros)>,
-    /// What becomes of packets of tunnels that are marked ECT(0).
+    /// What becomes of packets that are marked ECT(0): all of TCP, those of tunnels as they like.
     pub ecn: Ecn,
 }
 
@@ -61,6 +61,8 @@ pub enum Ecn {
     Carried,
     /// Turns it into CE when so many packets are in the queue.
     Above(usize),
+    /// The same as `CoDel` does (RFC 8289), with its usual parameters.
+    Codel,
     /// Clears it.
     Bleached,
     /// Drops the packet.
@@ -257,6 +259,8 @@ pub struct Sim {
     random: u64,
     fraction: u64,
     arrival: Micros,
+    /// When `CoDel` marks next, and how many it has marked in a row.
+    codel: Option<(Micros, u32)>,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
     /// Round trips of pings inside of tunnels: (time, round trip).
@@ -275,6 +279,7 @@ impl Sim {
             random: 88_172_645_463_325_252,
             fraction: 0,
             arrival: 0,
+            codel: None,
             delays: Vec::new(),
             pings: Vec::new(),
             path,
@@ -453,7 +458,12 @@ impl Sim {
                         let counts = counts.any().then_some(counts);
                         tunnel.sender.acked(ranges, counts, delay, now);
                     }
-                    Flow::Tcp(tcp) => tcp.acked(ranges[0].0, now),
+                    Flow::Tcp(tcp) => {
+                        if ce > 0 {
+                            tcp.congested(ranges[0].0);
+                        }
+                        tcp.acked(ranges[0].0, now);
+                    }
                 }
                 self.send(flow);
             }
@@ -523,7 +533,7 @@ impl Sim {
                         number,
                         bytes: PACKET,
                         sent: now,
-                        ecn: 0,
+                        ecn: 2,
                     });
                 }
             }
@@ -564,12 +574,15 @@ impl Sim {
     }
 
     fn served(&mut self) {
-        let Some(packet) = self.queue.pop_front() else {
+        let Some(mut packet) = self.queue.pop_front() else {
             return;
         };
         let service = packet.bytes * 1_000_000 / self.path.rate;
-        self.delays
-            .push((self.now, (self.now - packet.sent).saturating_sub(service)));
+        let waited = (self.now - packet.sent).saturating_sub(service);
+        self.delays.push((self.now, waited));
+        if self.path.ecn == Ecn::Codel && self.codel(waited) && packet.ecn != 0 {
+            packet.ecn = 3;
+        }
         let mut delay = self.path.rtt / 2;
         if self.chance(self.path.reorder) {
             delay += self.path.rtt / 4;
@@ -607,6 +620,27 @@ impl Sim {
         }
     }
 
+    /// Whether `CoDel` marks a packet that waited so long.
+    fn codel(&mut self, waited: Micros) -> bool {
+        let Config {
+            target, interval, ..
+        } = Config::default();
+        if waited < target || self.queue.is_empty() {
+            self.codel = None;
+            return false;
+        }
+        let (due, count) = self.codel.unwrap_or((self.now + interval, 0));
+        let marks = self.now >= due;
+        self.codel = Some(if marks {
+            let count = count + 1;
+            let step = interval as f64 / f64::from(count).sqrt();
+            (due + step as Micros, count)
+        } else {
+            (due, count)
+        });
+        marks
+    }
+
     fn arrived(&mut self, flow: usize, number: u64, bytes: u64, ecn: u8) {
         let now = self.now;
         let count = &mut self.counts[flow];
@@ -640,7 +674,7 @@ impl Sim {
                     Event::Ack {
                         flow,
                         ranges,
-                        counts: (0, 0),
+                        counts: (0, u64::from(ecn == 3)),
                         delay: 0,
                     },
                 );

@@ -650,3 +650,40 @@ fn a_path_that_drops_marked_packets_is_used_after_a_second() {
     let seen = seen("drops marked packets", &sim, flow, 2 * SECOND, 10 * SECOND);
     assert!(seen.mbits > 46.5);
 }
+
+#[test]
+fn codel_is_heard() {
+    for (mbits, rtt) in [
+        (5.0, 30.0),
+        (20.0, 20.0),
+        (50.0, 20.0),
+        (50.0, 80.0),
+        (500.0, 40.0),
+    ] {
+        let mut path = Path::new(mbits, 10_000, rtt);
+        path.ecn = Ecn::Codel;
+        let name = format!("{mbits} Mbit/s, {rtt} ms, CoDel");
+        let seen = bulk(&name, path, ACKS, 20);
+        assert!(seen.mbits > 0.9 * mbits, "{name}");
+        assert!(seen.high < 20.0, "{name}");
+        assert!(seen.lost == 0.0, "{name}");
+    }
+}
+
+#[test]
+fn with_tcp_at_a_queue_that_marks_it_shares_within_a_factor_of_two() {
+    for (mbits, queue, rtt, five_ms) in [
+        (20.0, 71, 20.0, 8),
+        (50.0, 178, 20.0, 22),
+        (100.0, 178, 10.0, 44),
+    ] {
+        for ecn in [Ecn::Codel, Ecn::Above(five_ms)] {
+            for kind in [Kind::Cubic, Kind::Reno] {
+                let mut path = Path::new(mbits, queue, rtt);
+                path.ecn = ecn;
+                let ratio = against(kind, path, 3 * SECOND);
+                assert!((0.5..2.0).contains(&ratio), "{ecn:?}");
+            }
+        }
+    }
+}
