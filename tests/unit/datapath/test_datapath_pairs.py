@@ -640,6 +640,31 @@ async def test_keys_are_updated_before_their_limit(
         assert made.tunnel.counters.lost_packets == 0
 
 
+@needs_engine
+@in_loop
+async def test_marks_go_on_under_other_keys(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first packets under them are opened by the QUIC stack, which sees no marks."""
+
+    class Hasty(engine_module.NativeEngine):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments, key_limit=30)
+
+    monkeypatch.setattr("qvpn_core.datapath.native.NativeEngine", Hasty)
+    async with pair(identity, "native", "native") as made:
+        made.relay.ecn = lambda mark: mark
+        assert isinstance(made.tunnel, Http3Tunnel)
+        quic = made.tunnel._connection.quic
+        phases = set()
+        for number in range(8):
+            later = await marked(made, 48, first=number * 48)
+            phases.add(quic._cryptos[engine_epoch()].send.secret)
+        assert len(phases) >= 3
+        assert later["client"]
+        assert later["gateway"]
+
+
 @over(NATIVE)
 async def test_the_session_goes_on_from_another_socket(made: Pair) -> None:
     await exchange(made, 32)
