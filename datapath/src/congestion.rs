@@ -16,6 +16,7 @@
 //!   seconds: a queue that drops is a full one. The share of lost packets does not matter, so that
 //!   1 or 5 % of random loss cost what was lost, and TCP, which halves at 0.1 %, keeps its share.
 //!   Other losses count as delivered where bandwidth is measured.
+//! - A CE mark (RFC 3168) is such a loss, whatever the round trip.
 //! - After such a loss, the next probe waits for as many round trips as Reno would need. Where a
 //!   probe raised the bandwidth by a sixth or more, the next one follows at once.
 //! - When no round trip in ten was near the least, the least is measured anew at once and not after
@@ -66,6 +67,9 @@ const PERIOD_ROUNDS: u64 = 5;
 const PERIOD_TIME: Micros = 100_000;
 /// How much of the flight of a congestive loss is used until the next probe.
 const HEADROOM: (u64, u64) = (17, 20);
+/// How much of what a round delivered may be in flight after a mark. A queue that marks is short, so
+/// that more than the queue must go for others to get their share (RFC 8511).
+const ECN_BETA: (u64, u64) = (17, 20);
 /// By how many percent a probe must raise the bandwidth for the next one to follow at once. With
 /// a gain of 1.25, it does on a path with room, and where others have two thirds of it.
 const GROWTH: u64 = 15;
@@ -141,7 +145,9 @@ impl MaxFilter {
 struct Round {
     acked: u64,
     lost: u64,
-    /// Bytes in flight when the newest packet that congestion cost was sent; 0: none.
+    /// Bytes of packets that congestion marked, about.
+    marked: u64,
+    /// Bytes in flight when the newest packet that congestion cost or marked was sent; 0: none.
     congested_in_flight: u64,
 }
 
@@ -160,6 +166,8 @@ struct Period {
 struct View {
     in_flight: u64,
     delivered: u64,
+    /// Packets more than before that the path marked as having met congestion.
+    ce: u64,
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -399,6 +407,13 @@ impl Controller {
         let Some(sample) = outcome.rate else {
             return;
         };
+        if view.ce > 0 {
+            // RFC 9002 section 7.1: as a congestive loss.
+            let marked = view.ce.saturating_mul(PACKET).min(outcome.acked_bytes);
+            self.round.marked += marked;
+            self.round.congested_in_flight = self.round.congested_in_flight.max(sample.in_flight);
+            self.congested_round = self.rounds;
+        }
         let mut rate = sample.rate();
         if self.rounds > self.congested_round + 1 {
             // Losses by chance are capacity as well: the path had to carry what it lost.
@@ -481,8 +496,8 @@ impl Controller {
         {
             self.end_period(view, now);
         }
-        // `BBRLossThresh`: one loss by chance does not end `Startup`.
-        let few = round.lost < (round.acked + round.lost) / 50;
+        // `BBRLossThresh`: one loss by chance, or one mark, does not end `Startup`.
+        let few = round.lost + round.marked < (round.acked + round.lost) / 50;
         let congested = round.congested_in_flight > 0 && !(self.state == State::Startup && few);
         if !self.filled && !app_limited {
             // `CheckFullBWReached`.
@@ -507,7 +522,12 @@ impl Controller {
                 State::Drain => {}
                 _ => {
                     let low = self.low.min(self.window);
-                    self.low = (low * 7 / 10).max(round.acked).max(MIN_WINDOW);
+                    let least = if round.marked > 0 {
+                        round.acked / ECN_BETA.1 * ECN_BETA.0
+                    } else {
+                        round.acked
+                    };
+                    self.low = (low * 7 / 10).max(least).max(MIN_WINDOW);
                 }
             }
         } else if self.state == State::Up && self.high != u64::MAX {

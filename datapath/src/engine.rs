@@ -682,7 +682,11 @@ impl State {
             Opened::Fresh(size, number) => (size, number),
             Opened::Duplicate => return 0,
             Opened::Unknown => {
-                self.udp_up(socket, meta, packet);
+                if self.up.udp(socket, meta, packet) {
+                    session.note_unopened(meta.ecn);
+                } else {
+                    self.drops.overload += 1;
+                }
                 return 0;
             }
         };
@@ -691,7 +695,7 @@ impl State {
         if !direct || !quic::frames(plain, |_| {}) {
             // Acknowledged here, for it is as good as handled, and by nobody else.
             if self.up.udp(socket, meta, packet) {
-                session.note_handed_up(number, now);
+                session.note_handed_up(number, meta.ecn, now);
                 if direct {
                     session.largest_direct = session.largest_direct.max(number);
                 }
@@ -725,7 +729,7 @@ impl State {
                 }
             }
         });
-        session.note_received(number, eliciting, now);
+        session.note_received(number, meta.ecn, eliciting, now);
         session.largest_direct = session.largest_direct.max(number);
         size
     }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -103,17 +103,19 @@ impl Udp {
         self.state.max_gso_segments().max(1)
     }
 
-    /// Send packets of `segment` bytes each, of which only the last may be shorter.
+    /// Send packets of `segment` bytes each, of which only the last may be shorter; with an ECN mark
+    /// or without.
     pub fn send(
         &self,
         peer: SocketAddr,
         local: Option<IpAddr>,
         data: &[u8],
         segment: usize,
+        mark: Option<EcnCodepoint>,
     ) -> Sent {
         let transmit = Transmit {
             destination: peer,
-            ecn: None,
+            ecn: mark,
             contents: data,
             segment_size: (segment < data.len()).then_some(segment),
             src_ip: local,
@@ -122,12 +124,12 @@ impl Udp {
         match result {
             Ok(()) => Sent::Done,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
-            Err(error) if quinn_udp::is_msg_size_err(&error) => Sent::TooLarge,
+            Err(error) if is_too_large(&error) => Sent::TooLarge,
             Err(_) if transmit.segment_size.is_some() => self.send_apart(&transmit),
             // A connected socket reports what ICMP said of an earlier packet; once told, it is gone.
             Err(_) => match self.state.try_send(UdpSockRef::from(&self.fd), &transmit) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
-                Err(error) if quinn_udp::is_msg_size_err(&error) => Sent::TooLarge,
+                Err(error) if is_too_large(&error) => Sent::TooLarge,
                 _ => Sent::Done,
             },
         }
@@ -143,7 +145,7 @@ impl Udp {
                 ..transmit.clone()
             };
             if let Err(error) = self.state.try_send(UdpSockRef::from(&self.fd), &one)
-                && quinn_udp::is_msg_size_err(&error)
+                && is_too_large(&error)
             {
                 return Sent::TooLarge;
             }
@@ -162,6 +164,11 @@ impl Udp {
     ) -> io::Result<usize> {
         self.state.recv(UdpSockRef::from(&self.fd), buffers, meta)
     }
+}
+
+/// Whether the kernel knows of a narrower link (EMSGSIZE).
+fn is_too_large(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::MSGSIZE)
 }
 
 impl AsFd for Udp {
@@ -220,4 +227,47 @@ pub fn interest(fd: BorrowedFd<'_>, read: bool, write: bool) -> PollFd<'_> {
     flags.set(PollFlags::IN, read);
     flags.set(PollFlags::OUT, write);
     PollFd::from_borrowed_fd(fd, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    fn socket(any: &str) -> (Udp, SocketAddr) {
+        let socket = UdpSocket::bind(any).unwrap();
+        let address = socket.local_addr().unwrap();
+        (Udp::new(socket.into()).unwrap(), address)
+    }
+
+    /// Alone and together, by both families.
+    #[test]
+    fn marks_arrive_as_they_were_sent() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let ((sending, _), (receiving, to)) = (socket(any), socket(any));
+            for (mark, count) in [
+                (None, 1),
+                (Some(EcnCodepoint::Ect0), 1),
+                (Some(EcnCodepoint::Ect0), 20),
+                (None, 20),
+                (Some(EcnCodepoint::Ce), 20),
+            ] {
+                let data = vec![7; 1200 * count];
+                assert_eq!(sending.send(to, None, &data, 1200, mark), Sent::Done);
+                let mut size = 0;
+                let patience = Instant::now() + Duration::from_secs(5);
+                while size < data.len() && Instant::now() < patience {
+                    let mut buffer = vec![0; SUPER_PACKET];
+                    let mut meta = [RecvMeta::default()];
+                    let mut slices = [IoSliceMut::new(&mut buffer)];
+                    if receiving.receive(&mut slices, &mut meta).is_ok() {
+                        assert_eq!(meta[0].ecn, mark, "{any}, {count} packets");
+                        size += meta[0].len;
+                    }
+                }
+                assert_eq!(size, data.len());
+            }
+        }
+    }
 }

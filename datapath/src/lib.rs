@@ -5,6 +5,7 @@
 //! else, and gets every other packet untouched. `docs/datapath.md` explains the design.
 
 pub mod congestion;
+pub mod ecn;
 pub mod engine;
 pub mod fq_codel;
 pub mod io;

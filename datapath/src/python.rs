@@ -331,7 +331,7 @@ impl PyEngine {
                 state.session(id).map(|session| {
                     for (first, last) in list {
                         for number in first..=last.min(first.saturating_add(1 << 10)) {
-                            session.note_received(number, eliciting, now);
+                            session.note_opened(number, eliciting, now);
                         }
                     }
                 })?;

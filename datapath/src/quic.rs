@@ -8,6 +8,8 @@ use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey, quic,
 };
 
+use crate::ecn::Counts;
+
 /// Bytes of an AEAD tag (RFC 9001 section 5.3).
 pub const TAG: usize = 16;
 /// Bytes of a header protection sample (RFC 9001 section 5.4.2).
@@ -32,6 +34,7 @@ const RESERVED: u8 = 0x18;
 
 const PADDING: u8 = 0x00;
 const ACK: u8 = 0x02;
+const ACK_ECN: u8 = 0x03;
 const DATAGRAM: u8 = 0x30;
 const DATAGRAM_WITH_LENGTH: u8 = 0x31;
 
@@ -229,6 +232,8 @@ pub struct AckFrame<'a> {
     pub largest: u64,
     /// As it stands in the frame, to be shifted by the peer's `ack_delay_exponent`.
     pub delay: u64,
+    /// How many packets arrived with which mark (RFC 9000 section 19.3.2).
+    pub counts: Option<Counts>,
     first: u64,
     count: u64,
     rest: &'a [u8],
@@ -299,8 +304,8 @@ pub fn frames<'a>(plain: &'a [u8], mut each: impl FnMut(Frame<'a>)) -> bool {
                 reader.0 = rest;
                 each(Frame::Datagram(start..plain.len() - rest.len()));
             }
-            ACK => {
-                let Some(frame) = read_ack(&mut reader) else {
+            ACK | ACK_ECN => {
+                let Some(frame) = read_ack(&mut reader, kind == ACK_ECN) else {
                     return false;
                 };
                 each(Frame::Ack(frame));
@@ -311,7 +316,7 @@ pub fn frames<'a>(plain: &'a [u8], mut each: impl FnMut(Frame<'a>)) -> bool {
     true
 }
 
-fn read_ack<'a>(reader: &mut Reader<'a>) -> Option<AckFrame<'a>> {
+fn read_ack<'a>(reader: &mut Reader<'a>, with_counts: bool) -> Option<AckFrame<'a>> {
     let largest = reader.varint()?;
     let delay = reader.varint()?;
     let count = reader.varint()?;
@@ -323,9 +328,19 @@ fn read_ack<'a>(reader: &mut Reader<'a>) -> Option<AckFrame<'a>> {
         smallest = largest.checked_sub(reader.varint()?)?;
     }
     let rest = &rest[..rest.len() - reader.0.len()];
+    let counts = if with_counts {
+        Some(Counts {
+            ect0: reader.varint()?,
+            ect1: reader.varint()?,
+            ce: reader.varint()?,
+        })
+    } else {
+        None
+    };
     Some(AckFrame {
         largest,
         delay,
+        counts,
         first,
         count,
         rest,
@@ -353,12 +368,19 @@ pub fn write_varint(value: u64, out: &mut [u8]) -> usize {
 
 /// Write an ACK frame of as many ranges as fit `out`; `ranges` are inclusive, the largest first.
 ///
-/// `delay` is already shifted. The bytes written, 0 when not even one range fits.
-pub fn write_ack(ranges: &[(u64, u64)], delay: u64, out: &mut [u8]) -> usize {
+/// `delay` is already shifted; `counts` are in it if there is anything to report (RFC 9000 section
+/// 13.4.1). The bytes written, 0 when not even one range fits.
+pub fn write_ack(ranges: &[(u64, u64)], delay: u64, counts: Counts, out: &mut [u8]) -> usize {
     let Some(&(smallest, largest)) = ranges.first() else {
         return 0;
     };
+    let behind = if counts.any() {
+        varint_size(counts.ect0) + varint_size(counts.ect1) + varint_size(counts.ce)
+    } else {
+        0
+    };
     let fixed = 1
+        + behind
         + varint_size(largest)
         + varint_size(delay)
         + 2 // the count of further ranges
@@ -378,7 +400,7 @@ pub fn write_ack(ranges: &[(u64, u64)], delay: u64, out: &mut [u8]) -> usize {
         count += 1;
         before = smallest;
     }
-    out[0] = ACK;
+    out[0] = if counts.any() { ACK_ECN } else { ACK };
     let mut at = 1;
     at += write_varint(largest, &mut out[at..]);
     at += write_varint(delay, &mut out[at..]);
@@ -395,6 +417,11 @@ pub fn write_ack(ranges: &[(u64, u64)], delay: u64, out: &mut [u8]) -> usize {
         at += write_varint(before - largest - 2, &mut out[at..]);
         at += write_varint(largest - smallest, &mut out[at..]);
         before = smallest;
+    }
+    if counts.any() {
+        for count in [counts.ect0, counts.ect1, counts.ce] {
+            at += write_varint(count, &mut out[at..]);
+        }
     }
     at
 }
@@ -495,12 +522,14 @@ mod tests {
     fn other_frames_and_broken_ones_are_not_ours() {
         for plain in [
             &b""[..],
-            b"\x01",                             // PING
-            b"\x31\x05abc",                      // shorter than it says
-            b"\x31",                             // no length
-            b"\x02\x05\x00\x00\x06",             // below packet number 0
-            b"\x02\x05\x00\x01\x00\x04\x00",     // a gap below 0
-            b"\x03\x05\x00\x00\x00\x00\x00\x00", // with ECN counts, which we do not ask for
+            b"\x01",                                 // PING
+            b"\x31\x05abc",                          // shorter than it says
+            b"\x31",                                 // no length
+            b"\x02\x05\x00\x00\x06",                 // below packet number 0
+            b"\x02\x05\x00\x01\x00\x04\x00",         // a gap below 0
+            b"\x03\x05\x00\x00\x00\x01\x00",         // one ECN count too few
+            b"\x03\x05\x00\x00\x00\x01\x00\xC0\x00", // and one cut off
+            b"\x03\x05\x00\x01\x00\x01\x00\x00",     // no ranges but counts
             b"\x30\x01\x02",
         ] {
             let mut seen = 0;
@@ -527,6 +556,8 @@ mod tests {
         fn acks_are_read_as_they_were_written(
             mut bounds in proptest::collection::btree_set(0u64..1 << 40, 2..80),
             delay in 0u64..1 << 30,
+            counts in (0u64..1 << 62, 0u64..1 << 62, 0u64..1 << 62),
+            some in any::<bool>(),
             room in 20usize..400,
         ) {
             if bounds.len() % 2 == 1 { bounds.pop_first(); }
@@ -539,13 +570,16 @@ mod tests {
                 }
             }
             let mut out = vec![0; room];
-            let size = write_ack(&ranges, delay, &mut out);
+            let counts = Counts { ect0: counts.0, ect1: counts.1, ce: counts.2 };
+            let counts = if some { counts } else { Counts::default() };
+            let size = write_ack(&ranges, delay, counts, &mut out);
             if size > 0 {
                 let mut read = None;
                 let whole = frames(&out[..size], |frame| read = Some(frame));
                 prop_assert!(whole);
                 let Some(Frame::Ack(ack)) = read else { panic!() };
                 prop_assert_eq!(ack.delay, delay);
+                prop_assert_eq!(ack.counts, counts.any().then_some(counts));
                 let read: Vec<(u64, u64)> = ack.ranges().collect();
                 prop_assert_eq!(&read[..], &ranges[..read.len()]);
             }

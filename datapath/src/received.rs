@@ -3,7 +3,10 @@
 //! RFC 9000 sections 12.3 (each packet once) and 13.2 (ACK ranges, bounded). Sans-IO; times are
 //! microseconds of a clock that never goes back.
 
+use quinn_udp::EcnCodepoint;
+
 use crate::Micros;
+use crate::ecn::Counts;
 
 /// Packet numbers behind the largest that are told apart; older ones count as duplicates.
 const WINDOW: u64 = 1 << 13;
@@ -27,6 +30,10 @@ pub struct Received {
     since: Micros,
     /// Whether one arrived out of order, which the peer should hear of soon.
     gap: bool,
+    /// Marks of those that arrived (RFC 9000 section 13.4.1).
+    counts: Counts,
+    /// Whether one arrived that met congestion, which the peer should hear of soon.
+    congested: bool,
 }
 
 impl Received {
@@ -42,6 +49,8 @@ impl Received {
             waiting: 0,
             since: now,
             gap: false,
+            counts: Counts::default(),
+            congested: false,
         };
         // What is older than the oldest known range was acknowledged and forgotten: it did arrive.
         if let Some(&(oldest, _)) = ranges.last() {
@@ -92,6 +101,17 @@ impl Received {
             }
             self.waiting += 1;
         }
+    }
+
+    /// Count the mark of a packet that arrived, which was not there before.
+    pub fn count(&mut self, mark: Option<EcnCodepoint>, eliciting: bool) {
+        self.counts.add(mark);
+        self.congested |= eliciting && mark == Some(EcnCodepoint::Ce);
+    }
+
+    /// What was counted, for the ACK frame.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Forget what leaves the window when `next` becomes the number after the largest.
@@ -172,6 +192,11 @@ impl Received {
         self.gap
     }
 
+    /// Whether a packet that met congestion arrived since the last ACK (RFC 9000 section 13.2.1).
+    pub fn congested(&self) -> bool {
+        self.congested
+    }
+
     /// Microseconds since the largest arrived, for the ACK frame.
     pub fn delay(&self, now: Micros) -> Micros {
         now.saturating_sub(self.largest_at)
@@ -181,6 +206,7 @@ impl Received {
     pub fn acknowledged(&mut self) {
         self.waiting = 0;
         self.gap = false;
+        self.congested = false;
     }
 }
 
@@ -214,6 +240,29 @@ mod tests {
         assert_eq!(received.ranges(), &[(2, 2), (0, 0)]);
         received.add(1, true, 0);
         assert_eq!(received.ranges(), &[(0, 2)]);
+    }
+
+    #[test]
+    fn marks_are_counted_and_congestion_is_told_at_once() {
+        let mut received = Received::new(&[], 0);
+        for (number, bits) in [0b00, 0b10, 0b01, 0b10].into_iter().enumerate() {
+            received.add(number as u64, true, 0);
+            received.count(EcnCodepoint::from_bits(bits), true);
+        }
+        assert!(!received.congested());
+        // Who only acknowledges does not ask for an answer.
+        received.count(Some(EcnCodepoint::Ce), false);
+        assert!(!received.congested());
+        received.count(Some(EcnCodepoint::Ce), true);
+        assert!(received.congested());
+        received.acknowledged();
+        assert!(!received.congested());
+        let wanted = Counts {
+            ect0: 2,
+            ect1: 1,
+            ce: 2,
+        };
+        assert_eq!(received.counts(), wanted);
     }
 
     #[test]

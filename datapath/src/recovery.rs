@@ -753,6 +753,11 @@ impl Recovery {
         &self.rtt
     }
 
+    /// The largest number that was acknowledged, of the engine or of the stack.
+    pub fn largest_acked(&self) -> Option<u64> {
+        self.largest_acked
+    }
+
     /// Packets in flight.
     pub fn packets_in_flight(&self) -> u32 {
         self.packets

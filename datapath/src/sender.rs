@@ -128,6 +128,11 @@ impl Sender {
         }
     }
 
+    /// Whether packets that ask for an acknowledgement are to be marked ECT(0).
+    pub fn marks(&self) -> bool {
+        self.path.marks()
+    }
+
     /// Handle an ACK frame whose delay is `delay` microseconds.
     ///
     /// Returns ranges of the QUIC stack's own packets that it newly acknowledges.
@@ -137,7 +142,7 @@ impl Sender {
         self.largest_acked = self
             .largest_acked
             .max(ack.largest.min(self.next.saturating_sub(1)));
-        let outcome = self.path.acked(ack.ranges(), delay, now);
+        let outcome = self.path.acked(ack.ranges(), ack.counts, delay, now);
         self.count(&outcome);
         outcome.stack_acked
     }

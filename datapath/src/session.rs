@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use quinn_udp::EcnCodepoint;
+
 use crate::Micros;
+use crate::ecn::Counts;
 use crate::fq_codel::{Config, FqCodel};
 use crate::quic::{self, Keys, TAG};
 use crate::received::Received;
@@ -107,6 +110,8 @@ pub struct Session {
     pub held: bool,
     /// What has arrived.
     pub received: Received,
+    /// Marks of packets that went up unopened, until the QUIC stack tells which it opened.
+    unopened: Counts,
     /// Of what has arrived, the latest that was handed up, and may not have been handled yet.
     pub handed_up: VecDeque<u64>,
     /// The largest number that arrived from the known peer.
@@ -175,6 +180,7 @@ impl Session {
             rules: setup.rules,
             next: setup.next,
             held: false,
+            unopened: Counts::default(),
             handed_up: VecDeque::new(),
             largest_direct: received.next().saturating_sub(1),
             received,
@@ -273,21 +279,43 @@ impl Session {
         Opened::Fresh(size, header.number)
     }
 
-    /// A packet was taken; `eliciting` says that it asks for an ACK.
-    pub fn note_received(&mut self, number: u64, eliciting: bool, now: Micros) {
+    /// A packet was taken; `eliciting` says that it asks for an ACK, `mark` is its ECN codepoint.
+    pub fn note_received(
+        &mut self,
+        number: u64,
+        mark: Option<EcnCodepoint>,
+        eliciting: bool,
+        now: Micros,
+    ) {
         self.received.add(number, eliciting, now);
+        self.received.count(mark, eliciting);
         self.last_received = now;
         self.unanswered = None;
         self.silence_told = false;
     }
 
     /// A packet was taken that is for the QUIC stack to handle.
-    pub fn note_handed_up(&mut self, number: u64, now: Micros) {
-        self.note_received(number, true, now);
+    pub fn note_handed_up(&mut self, number: u64, mark: Option<EcnCodepoint>, now: Micros) {
+        self.note_received(number, mark, true, now);
         if self.handed_up.len() >= HANDED_UP {
             self.handed_up.pop_front();
         }
         self.handed_up.push_back(number);
+    }
+
+    /// A packet went up that could not be opened here.
+    pub fn note_unopened(&mut self, mark: Option<EcnCodepoint>) {
+        self.unopened.add(mark);
+    }
+
+    /// The QUIC stack opened such a packet. Which of them does not matter: marks are only counted.
+    pub fn note_opened(&mut self, number: u64, eliciting: bool, now: Micros) {
+        let mark = if self.received.contains(number) {
+            None
+        } else {
+            self.unopened.take()
+        };
+        self.note_received(number, mark, eliciting, now);
     }
 
     /// Handle an ACK frame. Returns the numbers of the stack's own packets among them, and the delay.
@@ -310,6 +338,7 @@ impl Session {
         };
         self.received.waiting() >= ACK_EVERY
             || self.received.out_of_order()
+            || self.received.congested()
             || now >= since + ACK_DELAY
     }
 
@@ -390,7 +419,8 @@ impl Session {
             return 0;
         }
         let delay = self.received.delay(now) >> ACK_DELAY_EXPONENT;
-        let size = quic::write_ack(self.received.ranges(), delay, out);
+        let counts = self.received.counts();
+        let size = quic::write_ack(self.received.ranges(), delay, counts, out);
         if size > 0 {
             self.received.acknowledged();
         }

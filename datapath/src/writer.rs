@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use quinn_udp::EcnCodepoint;
+
 use crate::Micros;
 use crate::io::{SUPER_PACKET, Sent, Udp};
 use crate::quic::{MIN_FRAMES, TAG, varint_size, write_datagram_header};
@@ -23,6 +25,7 @@ const BACKLOG: usize = 64;
 struct Waiting {
     route: Route,
     segment: usize,
+    mark: Option<EcnCodepoint>,
     data: Vec<u8>,
 }
 
@@ -40,6 +43,8 @@ pub struct Writer {
     count: usize,
     /// A packet shorter than `segment` was the last.
     short: bool,
+    /// One of the packets asks for an acknowledgement: then all in the call are marked, if any is.
+    eliciting: bool,
     open: Option<Open>,
     session: Option<usize>,
     backlog: VecDeque<Waiting>,
@@ -55,6 +60,7 @@ impl Default for Writer {
             segment: 0,
             count: 0,
             short: false,
+            eliciting: false,
             open: None,
             session: None,
             backlog: VecDeque::new(),
@@ -174,7 +180,7 @@ impl Writer {
             .is_some()
             .then(|| self.close(session, sockets, now))
             .flatten();
-        let sent = self.send(session.route, sockets);
+        let sent = self.send(session, sockets);
         self.session = None;
         sent.or(event)
     }
@@ -201,7 +207,7 @@ impl Writer {
             .and_then(|route| sockets.get(route.socket)?.as_ref())
             .map_or(1, |socket| socket.max_segments());
         if self.count >= segments || self.start + session.packet_size > CALL || self.short {
-            return self.send(session.route, sockets);
+            return self.send(session, sockets);
         }
         None
     }
@@ -224,7 +230,7 @@ impl Writer {
         let size = end - start;
         let mut event = None;
         if self.count > 0 && (size > self.segment || self.short) {
-            event = self.send(session.route, sockets);
+            event = self.send(session, sockets);
             self.buffer.copy_within(start..end, 0);
             start = 0;
         }
@@ -238,38 +244,43 @@ impl Writer {
             self.short = true;
         }
         self.count += 1;
+        self.eliciting |= open.eliciting;
         self.start = start + size;
         event
     }
 
     fn reset(&mut self) {
-        (self.start, self.segment, self.count, self.short) = (0, 0, 0, false);
+        (self.start, self.segment, self.count) = (0, 0, 0);
+        (self.short, self.eliciting) = (false, false);
     }
 
     /// Send the packets that are closed.
-    fn send(&mut self, route: Option<Route>, sockets: &[Option<Arc<Udp>>]) -> Option<Event> {
+    fn send(&mut self, session: &Session, sockets: &[Option<Arc<Udp>>]) -> Option<Event> {
         let (size, segment) = (self.start, self.segment);
         if self.count == 0 {
             return None;
         }
+        // What asks for no acknowledgement could be lost for its mark without anybody knowing.
+        let mark = (self.eliciting && session.sender.marks()).then_some(EcnCodepoint::Ect0);
         self.reset();
-        let route = route?;
+        let route = session.route?;
         let socket = sockets.get(route.socket)?.as_ref()?;
         if !self.backlog.is_empty() {
-            self.wait(route, size, segment);
+            self.wait(route, size, segment, mark);
             return None;
         }
-        match socket.send(route.peer, route.local, &self.buffer[..size], segment) {
+        let data = &self.buffer[..size];
+        match socket.send(route.peer, route.local, data, segment, mark) {
             Sent::Done => None,
             Sent::TooLarge => Some(Event::TooLarge(segment)),
             Sent::Blocked => {
-                self.wait(route, size, segment);
+                self.wait(route, size, segment, mark);
                 None
             }
         }
     }
 
-    fn wait(&mut self, route: Route, size: usize, segment: usize) {
+    fn wait(&mut self, route: Route, size: usize, segment: usize, mark: Option<EcnCodepoint>) {
         if self.backlog.len() >= BACKLOG {
             self.overflowed += 1;
             return;
@@ -278,6 +289,7 @@ impl Writer {
         self.backlog.push_back(Waiting {
             route,
             segment,
+            mark,
             data,
         });
     }
@@ -287,7 +299,13 @@ impl Writer {
         while let Some(waiting) = self.backlog.front() {
             let route = waiting.route;
             if let Some(socket) = sockets.get(route.socket).and_then(Option::as_ref) {
-                let sent = socket.send(route.peer, route.local, &waiting.data, waiting.segment);
+                let Waiting {
+                    segment,
+                    mark,
+                    ref data,
+                    ..
+                } = *waiting;
+                let sent = socket.send(route.peer, route.local, data, segment, mark);
                 if sent == Sent::Blocked {
                     return;
                 }

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from qvpn_core.datapath import engine
 from tests.interop.gateway import RESOLVERS, Gateway, command
 from tests.interop.network import Network
 from tests.interop.program import Peer, Program, StartPeer
@@ -28,6 +29,9 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(600)]
 INSIDE = ("10.97.0.2", "fd97::2")
 IP_HEADER = (20, 40)
 ICMP_HEADER = 8
+needs_engine = pytest.mark.skipif(
+    engine.qvpn_datapath is None, reason="the native datapath is not built (make datapath)"
+)
 families = pytest.mark.parametrize("version", [0, 1], ids=["IPv4", "IPv6"])
 
 
@@ -65,6 +69,26 @@ def test_packets_pass_between_a_go_client_and_the_gateway(
     network: Network, go_client: Peer, version: int
 ) -> None:
     everything_passes(network.client, network.host, network.HOST[version])
+
+
+@needs_engine
+def test_the_native_gateway_marks_packets_which_a_go_client_counts(
+    network: Network, go_client: Peer
+) -> None:
+    """RFC 9000 section 13.4: without counts, or with wrong ones, marking would end."""
+    tcp_exchange(network.client, network.host, network.HOST[0], 1 << 20)
+    network.client.nft(
+        "table inet marks { chain input { type filter hook input priority 0;"
+        " iifname underlay udp sport 4433 ip ecn ect0 counter; }; }"
+    )
+    try:
+        tcp_exchange(network.client, network.host, network.HOST[0], 1 << 20)
+        told = network.client.run(["nft", "list", "table", "inet", "marks"]).stdout
+    finally:
+        network.client.nft("delete table inet marks")
+    counted = re.search(r"bytes (\d+)", told)
+    assert counted is not None, told
+    assert int(counted[1]) > 1 << 20
 
 
 @pytest.mark.parametrize("gateway", ["2001:db8:1::1"], indirect=True)

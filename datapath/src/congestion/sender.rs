@@ -1,6 +1,7 @@
 //! Packets and the controller together.
 
 use super::{Controller, View};
+use crate::ecn::{Counts, Validation};
 use crate::recovery::{Micros, Outcome, Recovery};
 
 /// What an engine asks before and tells after it sends, for one path of one connection.
@@ -8,6 +9,7 @@ use crate::recovery::{Micros, Outcome, Recovery};
 pub struct Sender {
     recovery: Recovery,
     controller: Controller,
+    ecn: Validation,
 }
 
 impl Sender {
@@ -16,6 +18,7 @@ impl Sender {
         Sender {
             recovery: Recovery::new(first_number),
             controller: Controller::new(now),
+            ecn: Validation::default(),
         }
     }
 
@@ -75,13 +78,31 @@ impl Sender {
         }
     }
 
-    /// An ACK frame came: see [`Recovery::acked`].
-    pub fn acked<I>(&mut self, ranges: I, ack_delay: Micros, now: Micros) -> Outcome
+    /// Whether packets that leave are to be marked ECT(0) (RFC 9000 section 13.4.2).
+    pub fn marks(&self) -> bool {
+        self.ecn.marks()
+    }
+
+    /// An ACK frame came, with `counts` of marks or without: see [`Recovery::acked`].
+    pub fn acked<I>(
+        &mut self,
+        ranges: I,
+        counts: Option<Counts>,
+        ack_delay: Micros,
+        now: Micros,
+    ) -> Outcome
     where
         I: IntoIterator<Item = (u64, u64)>,
     {
+        let largest = self.recovery.largest_acked();
         let outcome = self.recovery.acked(ranges, ack_delay, now);
-        self.tell(&outcome, now);
+        let mut ce = 0;
+        if self.recovery.largest_acked() > largest {
+            // What was sent before this path began is not among them.
+            let newly = u64::from(outcome.acked_packets) + u64::from(outcome.spurious_packets);
+            ce = self.ecn.acked(counts, newly);
+        }
+        self.tell(&outcome, ce, now);
         outcome
     }
 
@@ -93,17 +114,21 @@ impl Sender {
     /// Time passed: see [`Recovery::on_timer`].
     pub fn on_timer(&mut self, now: Micros) -> Outcome {
         let outcome = self.recovery.on_timer(now);
-        self.tell(&outcome, now);
+        self.tell(&outcome, 0, now);
         outcome
     }
 
-    fn tell(&mut self, outcome: &Outcome, now: Micros) {
+    /// `ce`: so many packets more met congestion.
+    fn tell(&mut self, outcome: &Outcome, ce: u64, now: Micros) {
+        self.ecn
+            .lost(u64::from(outcome.lost_packets), outcome.tail_lost);
         if outcome.acked_packets + outcome.lost_packets + outcome.spurious_packets == 0 {
             return;
         }
         let view = View {
             in_flight: self.recovery.bytes_in_flight(),
             delivered: self.recovery.delivered(),
+            ce,
         };
         self.controller.on_outcome(outcome, view, now);
     }
@@ -112,6 +137,7 @@ impl Sender {
     /// [`Recovery::begin_path`].
     pub fn begin_path(&mut self, now: Micros) -> (u32, u64) {
         self.controller = Controller::new(now);
+        self.ecn.begin_path();
         self.recovery.begin_path(now)
     }
 

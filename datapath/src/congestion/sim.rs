@@ -8,7 +8,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use quinn_udp::EcnCodepoint;
+
 use super::Sender;
+use crate::ecn::Counts;
 use crate::fq_codel::{Config, FqCodel, Packet as Queued};
 use crate::recovery::Micros;
 
@@ -31,6 +34,8 @@ pub struct Path {
     pub steps: Vec<(Micros, u64)>,
     /// Times without any path.
     pub blackouts: Vec<(Micros, Micros)>,
+    /// What becomes of packets that are marked ECT(0): all of TCP, those of tunnels as they like.
+    pub ecn: Ecn,
 }
 
 impl Path {
@@ -44,8 +49,24 @@ impl Path {
             jitter: 0,
             steps: Vec::new(),
             blackouts: Vec::new(),
+            ecn: Ecn::Carried,
         }
     }
+}
+
+/// What a path does with an ECN mark.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ecn {
+    /// Leaves it.
+    Carried,
+    /// Turns it into CE when so many packets are in the queue.
+    Above(usize),
+    /// The same as `CoDel` does (RFC 8289), with its usual parameters.
+    Codel,
+    /// Clears it.
+    Bleached,
+    /// Drops the packet.
+    Dropped,
 }
 
 /// What a tunnel has to send.
@@ -83,6 +104,7 @@ struct Packet {
     number: u64,
     bytes: u64,
     sent: Micros,
+    ecn: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +114,7 @@ enum Event {
         flow: usize,
         number: u64,
         bytes: u64,
-        sent: Micros,
+        ecn: u8,
     },
     AckTimer {
         flow: usize,
@@ -100,6 +122,8 @@ enum Event {
     Ack {
         flow: usize,
         ranges: Vec<(u64, u64)>,
+        /// ECT(0) and CE.
+        counts: (u64, u64),
         delay: Micros,
     },
     Wake {
@@ -191,6 +215,7 @@ pub struct Tunnel {
     unacked: u32,
     ack_at: Option<Micros>,
     largest_at: Micros,
+    marks: Counts,
 }
 
 /// A TCP sender with selective acknowledgements and endless data.
@@ -234,6 +259,8 @@ pub struct Sim {
     random: u64,
     fraction: u64,
     arrival: Micros,
+    /// When `CoDel` marks next, and how many it has marked in a row.
+    codel: Option<(Micros, u32)>,
     /// Queue delay in microseconds that each packet saw: (time, delay).
     pub delays: Vec<(Micros, Micros)>,
     /// Round trips of pings inside of tunnels: (time, round trip).
@@ -252,6 +279,7 @@ impl Sim {
             random: 88_172_645_463_325_252,
             fraction: 0,
             arrival: 0,
+            codel: None,
             delays: Vec::new(),
             pings: Vec::new(),
             path,
@@ -279,6 +307,7 @@ impl Sim {
                 unacked: 0,
                 ack_at: None,
                 largest_at: 0,
+                marks: Counts::default(),
             })),
             start,
         )
@@ -405,9 +434,9 @@ impl Sim {
                 flow,
                 number,
                 bytes,
-                sent,
+                ecn,
             } => {
-                self.arrived(flow, number, bytes, sent);
+                self.arrived(flow, number, bytes, ecn);
             }
             Event::AckTimer { flow } => {
                 if let Flow::Tunnel(tunnel) = &self.flows[flow]
@@ -419,14 +448,22 @@ impl Sim {
             Event::Ack {
                 flow,
                 ranges,
+                counts: (ect0, ce),
                 delay,
             } => {
                 let now = self.now;
                 match &mut self.flows[flow] {
                     Flow::Tunnel(tunnel) => {
-                        tunnel.sender.acked(ranges, delay, now);
+                        let counts = Counts { ect0, ect1: 0, ce };
+                        let counts = counts.any().then_some(counts);
+                        tunnel.sender.acked(ranges, counts, delay, now);
                     }
-                    Flow::Tcp(tcp) => tcp.acked(ranges[0].0, now),
+                    Flow::Tcp(tcp) => {
+                        if ce > 0 {
+                            tcp.congested(ranges[0].0);
+                        }
+                        tcp.acked(ranges[0].0, now);
+                    }
                 }
                 self.send(flow);
             }
@@ -468,6 +505,7 @@ impl Sim {
                     return;
                 }
                 let (packets, wake) = tunnel.send(now);
+                let ecn = if tunnel.sender.marks() { 2 } else { 0 };
                 if let Some(at) = wake {
                     self.at(at, Event::Wake { flow });
                 }
@@ -477,6 +515,7 @@ impl Sim {
                         number,
                         bytes,
                         sent: now,
+                        ecn,
                     });
                 }
             }
@@ -494,6 +533,7 @@ impl Sim {
                         number,
                         bytes: PACKET,
                         sent: now,
+                        ecn: 2,
                     });
                 }
             }
@@ -501,7 +541,7 @@ impl Sim {
     }
 
     /// A packet comes to the bottleneck.
-    fn enter(&mut self, packet: Packet) {
+    fn enter(&mut self, mut packet: Packet) {
         self.counts[packet.flow].sent += packet.bytes;
         let now = self.now;
         let black = self
@@ -509,9 +549,15 @@ impl Sim {
             .blackouts
             .iter()
             .any(|&(from, to)| (from..to).contains(&now));
-        if black || self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
+        let refused = packet.ecn != 0 && self.path.ecn == Ecn::Dropped;
+        if black || refused || self.chance(self.path.loss) || self.queue.len() >= self.path.queue {
             self.counts[packet.flow].dropped += packet.bytes;
             return;
+        }
+        match self.path.ecn {
+            Ecn::Above(length) if packet.ecn != 0 && self.queue.len() >= length => packet.ecn = 3,
+            Ecn::Bleached => packet.ecn = 0,
+            _ => {}
         }
         self.queue.push_back(packet);
         if self.queue.len() == 1 {
@@ -528,12 +574,15 @@ impl Sim {
     }
 
     fn served(&mut self) {
-        let Some(packet) = self.queue.pop_front() else {
+        let Some(mut packet) = self.queue.pop_front() else {
             return;
         };
         let service = packet.bytes * 1_000_000 / self.path.rate;
-        self.delays
-            .push((self.now, (self.now - packet.sent).saturating_sub(service)));
+        let waited = (self.now - packet.sent).saturating_sub(service);
+        self.delays.push((self.now, waited));
+        if self.path.ecn == Ecn::Codel && self.codel(waited) && packet.ecn != 0 {
+            packet.ecn = 3;
+        }
         let mut delay = self.path.rtt / 2;
         if self.chance(self.path.reorder) {
             delay += self.path.rtt / 4;
@@ -552,7 +601,8 @@ impl Sim {
             flow,
             number,
             bytes,
-            sent,
+            ecn,
+            ..
         } = packet;
         self.at(
             self.now + delay,
@@ -560,7 +610,7 @@ impl Sim {
                 flow,
                 number,
                 bytes,
-                sent,
+                ecn,
             },
         );
         if let Some(next) = self.queue.front() {
@@ -570,7 +620,28 @@ impl Sim {
         }
     }
 
-    fn arrived(&mut self, flow: usize, number: u64, bytes: u64, _sent: Micros) {
+    /// Whether `CoDel` marks a packet that waited so long.
+    fn codel(&mut self, waited: Micros) -> bool {
+        let Config {
+            target, interval, ..
+        } = Config::default();
+        if waited < target || self.queue.is_empty() {
+            self.codel = None;
+            return false;
+        }
+        let (due, count) = self.codel.unwrap_or((self.now + interval, 0));
+        let marks = self.now >= due;
+        self.codel = Some(if marks {
+            let count = count + 1;
+            let step = interval as f64 / f64::from(count).sqrt();
+            (due + step as Micros, count)
+        } else {
+            (due, count)
+        });
+        marks
+    }
+
+    fn arrived(&mut self, flow: usize, number: u64, bytes: u64, ecn: u8) {
         let now = self.now;
         let count = &mut self.counts[flow];
         count.received += bytes;
@@ -586,7 +657,8 @@ impl Sim {
                     .as_mut()
                     .and_then(|inner| inner.carried.remove(&number));
                 let timer = tunnel.receive(number, now);
-                if tunnel.unacked >= tunnel.acks.every {
+                tunnel.marks.add(EcnCodepoint::from_bits(ecn));
+                if tunnel.unacked >= tunnel.acks.every || ecn == 3 {
                     self.send_ack(flow);
                 } else if let Some(at) = timer {
                     self.at(at, Event::AckTimer { flow });
@@ -602,6 +674,7 @@ impl Sim {
                     Event::Ack {
                         flow,
                         ranges,
+                        counts: (0, u64::from(ecn == 3)),
                         delay: 0,
                     },
                 );
@@ -616,11 +689,13 @@ impl Sim {
             tunnel.unacked = 0;
             let ranges: Vec<_> = tunnel.received.iter().rev().take(64).copied().collect();
             let delay = now - tunnel.largest_at;
+            let counts = (tunnel.marks.ect0, tunnel.marks.ce);
             self.at(
                 now + self.path.rtt / 2,
                 Event::Ack {
                     flow,
                     ranges,
+                    counts,
                     delay,
                 },
             );

@@ -1,4 +1,4 @@
-use super::sim::{Acks, Kind, Path, Sim, Source};
+use super::sim::{Acks, Ecn, Kind, Path, Sim, Source};
 use super::*;
 use proptest::prelude::*;
 
@@ -240,7 +240,7 @@ fn a_trickle_does_not_slow_what_comes_behind_it() {
     for number in 0..5_000 {
         let now = number * 1_000;
         if now >= rtt {
-            sender.acked([(0, number - rtt / 1_000)], 0, now);
+            sender.acked([(0, number - rtt / 1_000)], None, 0, now);
         }
         sender.sent(number, 120, false, now);
         sender.left(false);
@@ -388,7 +388,7 @@ fn an_idle_session_costs_less_than_two_kibibytes() {
     for round in 0..100 {
         let now = round * 20_000;
         sender.sent_batch(round * 500, 500, 1400, 1400, true, now);
-        sender.acked([(0, round * 500 + 499)], 0, now + 20_000);
+        sender.acked([(0, round * 500 + 499)], None, 0, now + 20_000);
     }
     while let Some(at) = sender.next_timer() {
         sender.on_timer(at);
@@ -451,7 +451,7 @@ proptest! {
                     let top = number.saturating_sub(back);
                     let low = top.saturating_sub(length);
                     let next = low.saturating_sub(gap + 2);
-                    sender.acked([(low, top), (next.saturating_sub(length), next)], delay, now);
+                    sender.acked([(low, top), (next.saturating_sub(length), next)], None, delay, now);
                 }
                 Step::Timer => {
                     sender.on_timer(now);
@@ -560,7 +560,7 @@ fn what_a_packet_costs() {
         sender.sent_batch(number, 45, 1400, 1400, true, now);
         number += 45;
         if number % 90 == 0 {
-            sender.acked([(0, number - 450.min(number))], 0, now);
+            sender.acked([(0, number - 450.min(number))], None, 0, now);
         }
     }
     let each = start.elapsed().as_nanos() / u128::from(COUNT);
@@ -572,7 +572,7 @@ fn what_a_packet_costs() {
         black_box(sender.allowance(number * 8));
         sender.sent(number, 84, true, number * 8);
         if number % 32 == 0 {
-            sender.acked([(0, number.saturating_sub(100))], 0, number * 8);
+            sender.acked([(0, number.saturating_sub(100))], None, 0, number * 8);
         }
     }
     let each = start.elapsed().as_nanos() / u128::from(COUNT);
@@ -597,4 +597,94 @@ fn what_a_packet_costs() {
     }
     let each = start.elapsed().as_nanos() / u128::from(COUNT);
     println!("a packet through the flow queue: {each} ns");
+}
+
+#[test]
+fn a_queue_that_marks_is_kept_short_without_a_loss() {
+    for (mbits, above, rtt) in [
+        (5.0, 10, 30.0),
+        (20.0, 10, 20.0),
+        (50.0, 20, 20.0),
+        (50.0, 60, 20.0),
+        (50.0, 20, 80.0),
+        (100.0, 40, 5.0),
+        (500.0, 200, 40.0),
+    ] {
+        let mut path = Path::new(mbits, 10_000, rtt);
+        path.ecn = Ecn::Above(above);
+        let mut sim = Sim::new(path);
+        let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+        sim.run(20 * SECOND);
+        let name = format!("{mbits} Mbit/s, {rtt} ms, marks above {above} packets");
+        let seen = seen(&name, &sim, flow, SECOND, 20 * SECOND);
+        assert!(sim.sender(flow).marks(), "{name}");
+        assert!(seen.mbits > 0.9 * mbits, "{name}");
+        let threshold = above as f64 * 1400.0 * 8.0 / mbits / 1e3;
+        assert!(seen.high < threshold + 2.0, "{name}");
+        assert!(seen.lost == 0.0, "{name}");
+    }
+}
+
+#[test]
+fn a_path_that_clears_marks_costs_nothing() {
+    let mut path = Path::new(50.0, 1000, 20.0);
+    path.ecn = Ecn::Bleached;
+    let mut sim = Sim::new(path);
+    let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+    sim.run(SECOND / 5);
+    assert!(!sim.sender(flow).marks());
+    sim.run(10 * SECOND);
+    let seen = seen("clears marks", &sim, flow, SECOND, 10 * SECOND);
+    assert!(seen.mbits > 46.5);
+}
+
+#[test]
+fn a_path_that_drops_marked_packets_is_used_after_a_second() {
+    let mut path = Path::new(50.0, 1000, 20.0);
+    path.ecn = Ecn::Dropped;
+    let mut sim = Sim::new(path);
+    let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+    sim.with_sender(flow, |sender, _| sender.recovery_mut().hint_rtt(20_000));
+    sim.run(5 * SECOND / 4);
+    assert!(!sim.sender(flow).marks());
+    sim.run(10 * SECOND);
+    let seen = seen("drops marked packets", &sim, flow, 2 * SECOND, 10 * SECOND);
+    assert!(seen.mbits > 46.5);
+}
+
+#[test]
+fn codel_is_heard() {
+    for (mbits, rtt) in [
+        (5.0, 30.0),
+        (20.0, 20.0),
+        (50.0, 20.0),
+        (50.0, 80.0),
+        (500.0, 40.0),
+    ] {
+        let mut path = Path::new(mbits, 10_000, rtt);
+        path.ecn = Ecn::Codel;
+        let name = format!("{mbits} Mbit/s, {rtt} ms, CoDel");
+        let seen = bulk(&name, path, ACKS, 20);
+        assert!(seen.mbits > 0.9 * mbits, "{name}");
+        assert!(seen.high < 20.0, "{name}");
+        assert!(seen.lost == 0.0, "{name}");
+    }
+}
+
+#[test]
+fn with_tcp_at_a_queue_that_marks_it_shares_within_a_factor_of_two() {
+    for (mbits, queue, rtt, five_ms) in [
+        (20.0, 71, 20.0, 8),
+        (50.0, 178, 20.0, 22),
+        (100.0, 178, 10.0, 44),
+    ] {
+        for ecn in [Ecn::Codel, Ecn::Above(five_ms)] {
+            for kind in [Kind::Cubic, Kind::Reno] {
+                let mut path = Path::new(mbits, queue, rtt);
+                path.ecn = ecn;
+                let ratio = against(kind, path, 3 * SECOND);
+                assert!((0.5..2.0).contains(&ratio), "{ecn:?}");
+            }
+        }
+    }
 }

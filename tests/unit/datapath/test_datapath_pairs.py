@@ -12,7 +12,9 @@ import asyncio
 import ipaddress
 import random
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -120,7 +122,11 @@ class HeaderDevice:
 
 
 class Relay:
-    """Between the two ends, on loopback; `hook` says what becomes of a datagram."""
+    """Between the two ends, on loopback; `hook` says what becomes of a datagram.
+
+    `ecn` says with which ECN codepoint a datagram goes on, None for not at all, by the one that it
+    came with. `marks` counts those by where they came from.
+    """
 
     def __init__(self, gateway_port: int) -> None:
         loop = asyncio.get_running_loop()
@@ -130,12 +136,15 @@ class Relay:
         self._towards_gateway.connect(("127.0.0.1", gateway_port))
         self._client: tuple[str, int] | None = None
         self.hook: Callable[[bytes], list[bytes]] = lambda data: [data]
+        self.ecn: Callable[[int], int | None] = lambda mark: 0
+        self.marks: Counter[str] = Counter()
         for sock, pump in (
             (self._towards_client, self._from_client),
             (self._towards_gateway, self._from_gateway),
         ):
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
             loop.add_reader(sock.fileno(), pump)
 
     @property
@@ -145,21 +154,36 @@ class Relay:
     def _from_client(self) -> None:
         try:
             while True:
-                data, self._client = self._towards_client.recvfrom(1 << 16)
-                for each in self.hook(data):
-                    self._towards_gateway.send(each)
+                data, ancillary, _, self._client = self._towards_client.recvmsg(1 << 16, 64)
+                self._pass("client", data, ancillary, self._towards_gateway, None)
         except OSError:
             pass
 
     def _from_gateway(self) -> None:
         try:
             while True:
-                data = self._towards_gateway.recv(1 << 16)
-                for each in self.hook(data):
-                    if self._client is not None:
-                        self._towards_client.sendto(each, self._client)
+                data, ancillary, _, _ = self._towards_gateway.recvmsg(1 << 16, 64)
+                if self._client is not None:
+                    self._pass("gateway", data, ancillary, self._towards_client, self._client)
         except OSError:
             pass
+
+    def _pass(
+        self,
+        whence: str,
+        data: bytes,
+        ancillary: list[tuple[int, int, bytes]],
+        out: socket.socket,
+        to: tuple[str, int] | None,
+    ) -> None:
+        came = ancillary[0][2][0] & 3 if ancillary else 0
+        self.marks[whence] += came != 0
+        mark = self.ecn(came)
+        if mark is None:
+            return
+        tos = [(socket.IPPROTO_IP, socket.IP_TOS, mark.to_bytes(4, sys.byteorder))]
+        for each in self.hook(data):
+            out.sendmsg([each], tos if mark else [], 0, *([] if to is None else [to]))
 
     def close(self) -> None:
         for sock in (self._towards_client, self._towards_gateway):
@@ -395,6 +419,62 @@ async def test_packets_arrive_whole_and_in_order_both_ways(made: Pair) -> None:
     assert made.datapath.counters.dropped == {}
 
 
+BOTH_NATIVE = [each for each in PAIRS if each.values == ("native", "native")]
+
+
+async def marked(made: Pair, count: int, *, first: int) -> Counter[str]:
+    """Packets that each end marked among those of an exchange, and what goes along with them."""
+    before = made.relay.marks.copy()
+    await exchange(made, count, first=first)
+    await asyncio.sleep(0.1)  # the last are acknowledged
+    return made.relay.marks - before
+
+
+@over(BOTH_NATIVE)
+async def test_marks_go_on_where_the_path_carries_them(made: Pair) -> None:
+    made.relay.ecn = lambda mark: mark
+    await marked(made, 64, first=0)
+    later = await marked(made, 160, first=64)
+    # Small packets share one: there are fewer than 160.
+    assert later["client"] >= 10
+    assert later["gateway"] >= 10
+
+
+@over(BOTH_NATIVE)
+async def test_congestion_that_the_path_reports_does_not_end_marking(made: Pair) -> None:
+    coin = random.Random(9000)
+    made.relay.ecn = lambda mark: 3 if mark and coin.random() < 0.2 else mark
+    await marked(made, 160, first=0)
+    later = await marked(made, 160, first=160)
+    assert later["client"] >= 10
+    assert later["gateway"] >= 10
+
+
+@over(NATIVE)
+async def test_marks_end_where_the_path_clears_them_or_the_peer_does_not_count(made: Pair) -> None:
+    await marked(made, 16, first=0)
+    assert made.relay.marks
+    assert not await marked(made, 64, first=16)
+
+
+@over(NATIVE)
+async def test_a_path_that_drops_marked_packets_is_used_without_marks(made: Pair) -> None:
+    made.relay.ecn = lambda mark: None if mark else 0
+    device, far = made.device, made.gateway.device
+    began = time.monotonic()
+    for serial in range(2000):
+        if device.delivered and far.delivered:
+            break
+        device.emit(there(serial))
+        far.emit(back(serial))
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 5
+    await asyncio.sleep(0.5)
+    device.delivered.clear()
+    far.delivered.clear()
+    assert not await marked(made, 64, first=5000)
+
+
 @over(PAIRS)
 async def test_every_size_up_to_the_mtu(made: Pair) -> None:
     await made.passes(there=there(1, 60), back=back(1, 60))
@@ -558,6 +638,31 @@ async def test_keys_are_updated_before_their_limit(
             phases.add(quic._cryptos[engine_epoch()].send.secret)
         assert len(phases) >= 3
         assert made.tunnel.counters.lost_packets == 0
+
+
+@needs_engine
+@in_loop
+async def test_marks_go_on_under_other_keys(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first packets under them are opened by the QUIC stack, which sees no marks."""
+
+    class Hasty(engine_module.NativeEngine):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments, key_limit=30)
+
+    monkeypatch.setattr("qvpn_core.datapath.native.NativeEngine", Hasty)
+    async with pair(identity, "native", "native") as made:
+        made.relay.ecn = lambda mark: mark
+        assert isinstance(made.tunnel, Http3Tunnel)
+        quic = made.tunnel._connection.quic
+        phases = set()
+        for number in range(8):
+            later = await marked(made, 48, first=number * 48)
+            phases.add(quic._cryptos[engine_epoch()].send.secret)
+        assert len(phases) >= 3
+        assert later["client"]
+        assert later["gateway"]
 
 
 @over(NATIVE)
