@@ -182,11 +182,16 @@ def load(app: App, seconds: float = 4.0) -> float:
 
 
 def press(app: App, key: str, state: str) -> None:
-    """Press a key for the window until the session is in a state: it may still be on its way."""
+    """Press a key for the window until the session is in a state: it may still be on its way.
+
+    Not again before the last one had its time: one that comes late would meet what comes next.
+    """
 
     def reached() -> bool:
         if app.state() != state:
             app.desktop.keys(key)
+            with suppress(AssertionError):
+                until(lambda: app.state() == state, f"{state} after {key}", 5)
         return app.state() == state
 
     until(reached, f"{state} after {key}")
