@@ -23,6 +23,9 @@
 //!   10 seconds: others are in the queue, and their queue is to be counted in.
 //! - Where there was a queue all the time, the average rate is the bandwidth, and not the highest
 //!   sample: those come of acknowledgements in bunches on a path that jitters.
+//! - On a path below 2 ms it is processors that are late, not the network: up to 256 KiB, or what
+//!   10 ms take, may be in flight there. Without, a session that has once become slow beside faster
+//!   ones on a busy machine stays slow.
 //! - A full path tells its bandwidth even when the sender has no more to send.
 
 mod sender;
@@ -56,6 +59,8 @@ const SLACK_STEP: u64 = 125_000_000;
 /// run; what could not be sent meanwhile may go at once.
 const TURN: Micros = 10_000;
 const SHORT: Micros = 2_000;
+/// Bytes that may be in flight there for as long, at least: of a slow session beside fast ones.
+const LATE: u64 = 4 * MAX_QUANTUM;
 /// A shorter pause without anything in flight means nothing.
 const IDLE: Micros = 10_000;
 /// How old the least round trip may become: draft-ietf-ccwg-bbr, `MinRTTFilterLen`.
@@ -327,7 +332,9 @@ impl Controller {
     /// `bdp` and what batching at both ends needs on top of it.
     fn target(&self, gain: f64) -> u64 {
         let slack = self.bandwidth().saturating_mul(self.slack()) / 1_000_000;
-        (self.bdp(gain) + slack + 3 * self.quantum()).max(MIN_WINDOW)
+        let turn = self.bandwidth().saturating_mul(TURN) / 1_000_000;
+        let late = if self.is_short() { turn.min(LATE) } else { 0 };
+        (self.bdp(gain) + slack.max(late) + 3 * self.quantum()).max(MIN_WINDOW)
     }
 
     /// How late acknowledgements and wake-ups may be without an effect on the rate. On a fast path
@@ -336,9 +343,12 @@ impl Controller {
         (SLACK + self.bandwidth().saturating_mul(1_000) / SLACK_STEP).min(MAX_SLACK)
     }
 
+    fn is_short(&self) -> bool {
+        self.min_rtt.is_some_and(|rtt| rtt < SHORT)
+    }
+
     fn depth(&self) -> i64 {
-        let short = self.min_rtt.is_some_and(|rtt| rtt < SHORT);
-        let slack = if self.backlog && short {
+        let slack = if self.backlog && self.is_short() {
             TURN
         } else {
             self.slack()

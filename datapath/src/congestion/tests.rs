@@ -296,6 +296,18 @@ fn a_thread_that_does_not_always_run_makes_up_for_it() {
 }
 
 #[test]
+fn a_slow_session_on_a_short_path_keeps_a_late_turn_in_flight() {
+    let mut sim = Sim::new(Path::new(90.0, 1000, 0.1));
+    let flow = sim.tunnel(Source::Bulk, ACKS, 0);
+    sim.run(3 * SECOND);
+    let seen = seen("90 Mbit/s, 0.1 ms", &sim, flow, SECOND, 3 * SECOND);
+    let controller = sim.sender(flow).controller();
+    let turn = controller.bandwidth() / 100;
+    assert!(controller.window() >= turn, "{}", controller.window());
+    assert!(seen.mbits > 89.0 && seen.high < 15.0);
+}
+
+#[test]
 fn after_a_silence_of_the_path_it_goes_on() {
     let mut path = Path::new(50.0, 1000, 20.0);
     path.blackouts = vec![(4 * SECOND, 7 * SECOND)];
