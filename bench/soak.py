@@ -97,7 +97,7 @@ def soak(directory: Path, minutes: float) -> dict[str, float]:
     values: dict[str, float] = {
         "minutes": minutes,
         "native": float(datapath == "native"),
-        "million packets": packets / 1e6,
+        "million packets and super-packets": packets / 1e6,
         "other sessions that came and went": float(visits),
     }
     for name, column in (("gateway", 1), ("client", 2)):
