@@ -91,16 +91,18 @@ def wireguard_go(directory: Path, gateway: Namespace, hosts: list[Namespace]) ->
     } | {
         host: [(gateway, f"AllowedIPs = {TARGET}/32\nEndpoint = {GATEWAY}:51820")] for host in hosts
     }
-    running = []
+    # They end with their namespace, also when a step fails.
     for number, (host, others) in enumerate(peers.items()):
         # Control sockets are named after the device in one directory, across namespaces.
-        device = f"wgd{os.getpid()}n{number}"[-15:]
-        argv = [WireGuardGo.binary() or "", "-f", device]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        foreground = os.environ | {"WG_PROCESS_FOREGROUND": "1"}
-        running.append(host.popen(argv, env=foreground, **quiet))
+        device = f"wgd{os.getpid()}n{number}"
+        process = host.popen(
+            [WireGuardGo.binary() or "", "-f", device],
+            env=os.environ | {"WG_PROCESS_FOREGROUND": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         control = Path("/var/run/wireguard", f"{device}.sock")
-        while not control.exists() and running[-1].poll() is None:
+        while not control.exists() and process.poll() is None:
             time.sleep(0.01)
         config = [f"[Interface]\nPrivateKey = {keys[host]}\nListenPort = 51820"]
         config += [f"[Peer]\nPublicKey = {public[other]}\n{rest}" for other, rest in others]
@@ -111,12 +113,7 @@ def wireguard_go(directory: Path, gateway: Namespace, hosts: list[Namespace]) ->
         host.ip(f"addr add 10.99.1.{number + 1}/32 dev {device}", f"link set {device} mtu 1420 up")
         for target in ["10.99.1.0/24"] if host is gateway else [f"{TARGET}/32"]:
             host.ip(f"route add {target} dev {device}")
-    try:
-        yield
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
+    yield
 
 
 @contextmanager
@@ -150,7 +147,7 @@ def measure(way: str, directory: Path, seconds: int) -> dict[str, float]:
             gateway.popen(["iperf3", "-s", "-p", str(_FIRST_PORT + number)],
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         with WAYS[way](directory, gateway, hosts):
-            gateway.run(["sleep", "1"])  # path MTU discovery, and whatever else a start does
+            time.sleep(1)  # path MTU discovery, and whatever else a start does
             for name, options in (("from the gateway", ("-R",)), ("to the gateway", ())):
                 (alone,) = load(hosts[:1], seconds, *options)
                 each = load(hosts, seconds, *options)
@@ -176,7 +173,11 @@ def main() -> int:
     if os.geteuid() != 0:
         say("bench: needs root to make network namespaces: run it with sudo")
         return 1
-    measured: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
+    ways = dict(WAYS)
+    if (missing := WireGuardGo.missing()) is not None:
+        say(f"bench: without wireguard-go: {missing}")
+        del ways["wireguard-go"]
+    measured: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in ways}
     for number in range(chosen.rounds):
         for way, values_of in measured.items():
             with tempfile.TemporaryDirectory(prefix="qvpn-bench-") as directory:
@@ -198,7 +199,7 @@ def main() -> int:
         [key, *(f"{v[key]:.2f}" if "over" in key else f"{v[key]:,.0f}" for v in medians.values())]
         for key in keys
     ]
-    report = f"{head}\n{markdown([['', *WAYS], *rows])}\n"
+    report = f"{head}\n{markdown([['', *ways], *rows])}\n"
     print(report)
     (RESULTS / "devices.md").write_text(report)
     (RESULTS / "devices.json").write_text(json.dumps(medians, indent=1) + "\n")
