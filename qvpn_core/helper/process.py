@@ -245,7 +245,7 @@ def serve(started_for: str | None, *, rested: bool) -> None:
             log.warning(f"a defect: {defect!r} at {_place(defect)}")
             raise
         log.info("the session is over")
-        if rest and started_for is not None:
+        if rest and started_for is not None and not _told_to_end(terminated):
             # By the program itself, so that nothing of one session is in the next.
             environment = {"PKEXEC_UID": started_for, RESTED: "1"}
             os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606
@@ -259,6 +259,12 @@ def _terminated() -> int:
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     return readable
+
+
+def _told_to_end(terminated: int) -> bool:
+    """Whether SIGTERM has come; from now on it ends the process where it is."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return bool(select.select([terminated], [], [], 0)[0])
 
 
 def _leave_terminal() -> None:

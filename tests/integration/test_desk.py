@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -298,7 +298,7 @@ ANSWER: Final = "1.0"
 
 
 class Resting:
-    """A client of a user whose helper rests."""
+    """A client of a user whose helper rests, the only one at work when this begins."""
 
     def __init__(self, desk: Desk, user: str) -> None:
         self.process = subprocess.Popen(
@@ -310,6 +310,8 @@ class Resting:
             cwd="/",
         )
         assert self.hear() == "rests"
+        # It starts its program anew, and has no command line while it does.
+        [self.helper] = until(lambda: helpers(desk.network), "the helper rests")
 
     def hear(self) -> str:
         """The next line."""
@@ -346,14 +348,13 @@ def test_a_helper_that_rests_holds_nothing_and_asks_nobody_again(
     before = snapshot(network)
     desk.allow(ada=SESSION)
     with Resting(desk, "ada") as ada:
-        [helper] = helpers(network)
         assert snapshot(network) == before
         until(lambda: desk.sh("ls /run/qvpn") == "", "nobody has the network")
         desk.allow()  # from now on, a password would have to be entered
         assert probe(desk, "ada") == "polkit-agent-missing"
         for _ in range(3):
             assert ada.tell("resume") == "welcome"
-            assert helpers(network) == [helper]
+            assert helpers(network) == [ada.helper]
             assert ada.tell("rest") == "rests"
         assert snapshot(network) == before
     until(lambda: not helpers(network), "it ends with its client")
@@ -409,20 +410,37 @@ def test_what_rests_ends_with_its_client_and_by_roots_will(
         if who == "client":
             ada.process.kill()
         else:
-            os.kill(*helpers(network), signal.SIGTERM)
+            os.kill(ada.helper, signal.SIGTERM)
+        until(lambda: not helpers(network), "it has ended")
+
+
+@contextmanager
+def helper_edited(desk: Desk, change: str) -> Iterator[None]:
+    """The installed helper's process.py, with a change in sed's words."""
+    directory = "/usr/local/lib/qvpn/lib/qvpn_core/helper"
+    file, compiled = f"{directory}/process.py", f"{directory}/__pycache__"
+    # What is compiled is used without a look at its source.
+    desk.sh(f"mv {compiled} {compiled}.kept; cp {file} {file}.kept; sed -i '{change}' {file}")
+    try:
+        yield
+    finally:
+        desk.sh(f"mv {file}.kept {file}; mv {compiled}.kept {compiled}")
+
+
+def test_roots_will_is_done_between_a_session_and_the_rest_too(
+    desk: Desk, network: Namespace
+) -> None:
+    desk.allow(ada=SESSION)
+    late = 's/log.info("the session is over")/&; time.sleep(1)/'
+    with helper_edited(desk, late), Resting(desk, "ada") as ada:
+        os.kill(ada.helper, signal.SIGTERM)
         until(lambda: not helpers(network), "it has ended")
 
 
 def test_nothing_rests_for_ever(desk: Desk, network: Namespace) -> None:
-    directory = "/usr/local/lib/qvpn/lib/qvpn_core/helper"
-    file, compiled = f"{directory}/process.py", f"{directory}/__pycache__"
-    # What is compiled is used without a look at its source.
-    desk.sh(f"mv {compiled} {compiled}.kept; cp {file} {file}.kept")
-    desk.sh(f"sed -i 's/^REST: Final = .*/REST: Final = 0.5/' {file}")
     desk.allow(ada=SESSION)
-    with Resting(desk, "ada"):
+    with helper_edited(desk, "s/^REST: Final = .*/REST: Final = 2/"), Resting(desk, "ada"):
         until(lambda: not helpers(network), "it has ended by itself")
-    desk.sh(f"mv {file}.kept {file}; mv {compiled}.kept {compiled}")
 
 
 # --- release ----------------------------------------------------------------------------------
