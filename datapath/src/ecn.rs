@@ -2,11 +2,17 @@
 //! and reported, and ours are sent while the path and the peer show that they get through
 //! (RFC 9000 section 13.4). Sans-IO.
 
+use std::collections::VecDeque;
+
 use quinn_udp::EcnCodepoint;
 
 /// Marked packets whose fate decides about a path, where all of them fare alike (RFC 9000 appendix
 /// A.4).
 const TESTED: u64 = 10;
+
+/// Packets whose marks are kept until they are opened; who forges more of them takes from others
+/// that they are counted.
+const UNOPENED: usize = 1 << 10;
 
 /// How many packets arrived with each codepoint, or what a peer says of that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,18 +41,30 @@ impl Counts {
             Some(EcnCodepoint::Ce) => self.ce += 1,
         }
     }
+}
 
-    /// Take one packet out, of those that say most.
-    pub fn take(&mut self) -> Option<EcnCodepoint> {
-        let (count, mark) = if self.ce > 0 {
-            (&mut self.ce, EcnCodepoint::Ce)
-        } else if self.ect0 > 0 {
-            (&mut self.ect0, EcnCodepoint::Ect0)
-        } else {
-            (&mut self.ect1, EcnCodepoint::Ect1)
+/// Marks of packets that nobody has opened yet, by packet number, until somebody does. A number is
+/// hidden by header protection (RFC 9001 section 5.4), so that who forges packets cannot choose the
+/// one whose mark he would like to be.
+#[derive(Debug, Default)]
+pub struct Unopened(VecDeque<(u64, EcnCodepoint)>);
+
+impl Unopened {
+    /// A packet with this number, as far as it can be read, went to who may be able to open it.
+    pub fn add(&mut self, number: u64, mark: Option<EcnCodepoint>) {
+        let Some(mark) = mark else {
+            return;
         };
-        *count = count.checked_sub(1)?;
-        Some(mark)
+        if self.0.len() >= UNOPENED {
+            self.0.pop_front();
+        }
+        self.0.push_back((number, mark));
+    }
+
+    /// It was opened. Of several with its number, the first counts.
+    pub fn take(&mut self, number: u64) -> Option<EcnCodepoint> {
+        let at = self.0.iter().position(|each| each.0 == number)?;
+        self.0.remove(at).map(|each| each.1)
     }
 }
 
@@ -148,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_counted_and_taken_back_worst_first() {
+    fn marks_are_counted_by_codepoint() {
         let mut counts = Counts::default();
         assert!(!counts.any());
         for bits in [0b10, 0b11, 0b00, 0b10, 0b01] {
@@ -161,17 +179,28 @@ mod tests {
         };
         assert_eq!(counts, wanted);
         assert!(counts.any());
-        let taken: Vec<_> = std::iter::from_fn(|| counts.take()).collect();
-        assert_eq!(
-            taken,
-            [
-                EcnCodepoint::Ce,
-                EcnCodepoint::Ect0,
-                EcnCodepoint::Ect0,
-                EcnCodepoint::Ect1
-            ]
-        );
-        assert!(!counts.any());
+    }
+
+    #[test]
+    fn a_mark_counts_once_with_the_packet_that_had_it() {
+        let mut unopened = Unopened::default();
+        unopened.add(7, Some(EcnCodepoint::Ect0));
+        unopened.add(8, None);
+        unopened.add(9, Some(EcnCodepoint::Ce)); // of somebody else, with a number of nobody's
+        unopened.add(7, Some(EcnCodepoint::Ce)); // and with one that was there already
+        assert_eq!(unopened.take(8), None);
+        assert_eq!(unopened.take(7), Some(EcnCodepoint::Ect0));
+    }
+
+    #[test]
+    fn a_flood_of_marks_is_bounded() {
+        let mut unopened = Unopened::default();
+        for number in 0..10_000 {
+            unopened.add(number, Some(EcnCodepoint::Ce));
+        }
+        assert_eq!(unopened.0.len(), UNOPENED);
+        assert_eq!(unopened.take(0), None);
+        assert_eq!(unopened.take(9_999), Some(EcnCodepoint::Ce));
     }
 
     /// What follows a first good ACK of 5 packets: counts, newly acknowledged, and what comes of it.

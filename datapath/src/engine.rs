@@ -681,9 +681,9 @@ impl State {
         let (size, number) = match session.open(packet, ID_SIZE, &mut arena[at..], now) {
             Opened::Fresh(size, number) => (size, number),
             Opened::Duplicate => return 0,
-            Opened::Unknown => {
+            Opened::Unknown(number) => {
                 if self.up.udp(socket, meta, packet) {
-                    session.note_unopened(meta.ecn);
+                    session.note_unopened(number, meta.ecn);
                 } else {
                     self.drops.overload += 1;
                 }

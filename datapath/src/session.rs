@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use quinn_udp::EcnCodepoint;
 
 use crate::Micros;
-use crate::ecn::Counts;
+use crate::ecn::Unopened;
 use crate::fq_codel::{Config, FqCodel};
 use crate::quic::{self, Keys, TAG};
 use crate::received::Received;
@@ -79,8 +79,9 @@ pub enum Opened {
     Fresh(usize, u64),
     /// It was here before.
     Duplicate,
-    /// Not by the keys that are known here; the QUIC stack may know better.
-    Unknown,
+    /// Not by the keys that are known here; the QUIC stack may know better. Its number, if the
+    /// header can be read.
+    Unknown(Option<u64>),
 }
 
 /// See the module.
@@ -111,7 +112,7 @@ pub struct Session {
     /// What has arrived.
     pub received: Received,
     /// Marks of packets that went up unopened, until the QUIC stack tells which it opened.
-    unopened: Counts,
+    unopened: Unopened,
     /// Of what has arrived, the latest that was handed up, and may not have been handled yet.
     pub handed_up: VecDeque<u64>,
     /// The largest number that arrived from the known peer.
@@ -180,7 +181,7 @@ impl Session {
             rules: setup.rules,
             next: setup.next,
             held: false,
-            unopened: Counts::default(),
+            unopened: Unopened::default(),
             handed_up: VecDeque::new(),
             largest_direct: received.next().saturating_sub(1),
             received,
@@ -257,21 +258,22 @@ impl Session {
         // Header protection does not change with the phase (RFC 9001 section 6).
         let expected = self.received.next();
         let Some(header) = quic::unprotect(&self.opening.current, packet, id_size, expected) else {
-            return Opened::Unknown;
+            return Opened::Unknown(None);
         };
+        let unknown = Opened::Unknown(Some(header.number));
         if !header.is_valid() {
-            return Opened::Unknown;
+            return unknown;
         }
         let keys = if header.phase == self.opening.phase {
             &self.opening.current
         } else {
             match &self.opening.previous {
                 Some((keys, since)) if now < since + PREVIOUS_KEYS => keys,
-                _ => return Opened::Unknown,
+                _ => return unknown,
             }
         };
         let Some(size) = quic::open(keys, &header, packet, out) else {
-            return Opened::Unknown;
+            return unknown;
         };
         if self.received.contains(header.number) {
             return Opened::Duplicate;
@@ -304,18 +306,17 @@ impl Session {
     }
 
     /// A packet went up that could not be opened here.
-    pub fn note_unopened(&mut self, mark: Option<EcnCodepoint>) {
-        self.unopened.add(mark);
+    pub fn note_unopened(&mut self, number: Option<u64>, mark: Option<EcnCodepoint>) {
+        if let Some(number) = number {
+            self.unopened.add(number, mark);
+        }
     }
 
-    /// The QUIC stack opened such a packet. Which of them does not matter: marks are only counted.
+    /// The QUIC stack opened such a packet.
     pub fn note_opened(&mut self, number: u64, eliciting: bool, now: Micros) {
-        let mark = if self.received.contains(number) {
-            None
-        } else {
-            self.unopened.take()
-        };
-        self.note_received(number, mark, eliciting, now);
+        let mark = self.unopened.take(number);
+        let news = !self.received.contains(number);
+        self.note_received(number, mark.filter(|_| news), eliciting, now);
     }
 
     /// Handle an ACK frame. Returns the numbers of the stack's own packets among them, and the delay.
