@@ -337,10 +337,10 @@ def test_sessions_that_come_and_go_leave_nothing_in_the_gateway(
     pid = vpn.gateway.process.pid
     devices = vpn.gateway.tokens("coming", "going")
     client.host.call(asyncio.run, come_and_go(vpn, devices, 45))  # what loads once; arenas fill
-    memory, descriptors = pss(pid), open_files(pid)
+    memory, descriptors = memory_of(pid, "Pss_Anon"), open_files(pid)
     client.host.call(asyncio.run, come_and_go(vpn, devices, 25))
     until(lambda: open_files(pid) <= descriptors, "no descriptor stays")
-    assert pss(pid) - memory < 2_000_000
+    assert memory_of(pid, "Pss_Anon") - memory < 2_000_000
 
 
 def test_sessions_leave_no_task_unawaited_and_no_resource_open(vpn: Vpn, client: VpnClient) -> None:
@@ -365,15 +365,15 @@ def test_the_gateway_rests_below_60_mb_and_holds_a_session_in_300_kb(
     vpn.gateway.start()
     assert vpn.gateway.process is not None
     pid = vpn.gateway.process.pid
-    assert pss(pid) < 60_000_000
+    assert memory_of(pid, "Pss") < 60_000_000
     devices = vpn.gateway.tokens(*(f"idle{number}" for number in range(45)))
 
     async def measure() -> float:
         tunnels = [await open_session(device) for device in devices[:5]]  # loads what loads once
-        before = pss(pid)
+        before = memory_of(pid, "Pss_Anon")
         tunnels += [await open_session(device) for device in devices[5:]]
         assert len(sessions(vpn)) == len(devices)
-        grown = pss(pid) - before
+        grown = memory_of(pid, "Pss_Anon") - before
         for tunnel in tunnels:
             tunnel.close()
         return grown / (len(devices) - 5)
@@ -432,10 +432,11 @@ def without_indexes(text: str) -> str:
     return "\n".join(line.partition(": ")[2] or line for line in text.splitlines())
 
 
-def pss(pid: int) -> int:
-    """Bytes of memory that are this process's own, with its share of what it shares."""
+def memory_of(pid: int, kind: str) -> int:
+    """Bytes of a process's memory by proc_pid_smaps(5). Pss: its own, and its share of the files
+    that it shares, which grows as others that share them end; Pss_Anon: without any file."""
     lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
-    [line] = [line for line in lines if line.startswith("Pss:")]
+    [line] = [line for line in lines if line.startswith(f"{kind}:")]
     return int(line.split()[1]) * 1024
 
 
