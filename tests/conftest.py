@@ -8,12 +8,17 @@ import signal
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _WINDOWS = Path(__file__).parent / "gui"
 
 #: The library of Qt's that is missing first on a machine without a desktop.
 _QT_NEEDS = "libEGL.so.1"
+
+# How long an example takes says what else the machine does; timeouts are for the whole test.
+hypothesis.settings.register_profile("qvpn", deadline=None)
+hypothesis.settings.load_profile("qvpn")
 
 # A shell starts what runs in the background with SIGINT ignored, and so it would be in everything
 # that a test starts in order to interrupt it.

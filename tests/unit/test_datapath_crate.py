@@ -25,7 +25,7 @@ def run(action: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_crate_passes_its_tests() -> None:
     run("test")
 

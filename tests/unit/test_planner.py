@@ -220,7 +220,7 @@ def oracle(policy: RoutePolicy, offer: GatewayOffer, destination: IPAddress) -> 
     return "refused" if not has_version and (full or within(offer.routes)) else "direct"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(policies(), offers(), st.lists(addresses(), min_size=4, max_size=12))
 def test_the_longest_match_is_what_the_sets_say(
     policy: RoutePolicy, offer: GatewayOffer, destinations: list[IPAddress]
@@ -239,7 +239,7 @@ def outcome(table: dict[Network, Route], destination: IPAddress) -> str:
     return max(matching, key=lambda route: route.prefix.prefixlen).kind if matching else "none"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(policies(), offers(), policies(), offers(), st.lists(addresses(), min_size=4, max_size=12))
 def test_a_transition_never_sends_anything_a_third_way(
     policy: RoutePolicy,
@@ -315,7 +315,7 @@ def test_a_kill_switch_protects_what_the_policy_wants_and_spares_what_it_exclude
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_kill_switch_never_stops_a_route_that_the_policy_excluded(data: st.DataObject) -> None:
     policy, destination = data.draw(policies()), data.draw(addresses())

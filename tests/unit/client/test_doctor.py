@@ -140,9 +140,9 @@ def server() -> Iterator[socket.socket]:
 def test_a_gateway_is_asked_without_a_handshake(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_facts, "_PATIENCE", 0.2)
     port = server.getsockname()[1]
     assert doctor_facts.answers("127.0.0.1", port, 1200)
+    monkeypatch.setattr(doctor_facts, "_PATIENCE", 0.2)
     assert not doctor_facts.answers("127.0.0.1", port, 1330)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind(("127.0.0.1", 0))

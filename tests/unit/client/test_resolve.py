@@ -50,7 +50,7 @@ class System:
 def system(monkeypatch: pytest.MonkeyPatch) -> System:
     system = System()
     monkeypatch.setattr(socket, "getaddrinfo", system.getaddrinfo)
-    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(module, "_PATIENCE", 5.0)
     return system
 
 
@@ -123,12 +123,12 @@ def test_a_resolver_that_hangs_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, system: System
 ) -> None:
     system.hosts[NAME] = "198.51.100.1"
-    system.hangs = 2.0
+    system.hangs = 6.0
 
     async def story(server: Server) -> tuple[str, ...]:
         begin = time.monotonic()
         found = await ask(server)
-        assert time.monotonic() - begin < 1.8
+        assert time.monotonic() - begin < 5
         return found
 
     assert run(monkeypatch, well, story) == (V6, V4)
@@ -220,6 +220,8 @@ def test_a_name_that_does_not_exist_is_asked_for_once(monkeypatch: pytest.Monkey
 
 
 def test_silence_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+
     async def story(server: Server) -> None:
         with pytest.raises(NameNotResolved):
             await ask(server)

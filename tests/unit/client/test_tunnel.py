@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from qvpn_core.client import states
 from qvpn_core.client import tunnel as module
 from qvpn_core.client.attachment import Attachment
 from qvpn_core.client.moving import LeftBehind, Mover
@@ -164,6 +165,12 @@ def play(
     asyncio.run(main())
 
 
+@pytest.fixture
+def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses outlast every story: only something else ends them."""
+    monkeypatch.setattr(states, "FIRST_DELAY", 60.0)
+
+
 def test_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script((True,))
 
@@ -278,6 +285,7 @@ def test_in_a_pause_a_new_kill_switch_is_what_the_next_attempt_begins_with_at_on
     play(monkeypatch, Script((True, LOST), (REJECTED,)), story, random=0.0)
 
 
+@pytest.mark.usefixtures("long_pause")
 def test_who_does_not_want_to_wait_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script((True, LOST), (True,))
 
@@ -387,37 +395,35 @@ def test_what_one_session_learned_of_its_gateway_the_next_one_knows(
     play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
 
 
+@pytest.mark.usefixtures("long_pause")
 def test_a_network_that_comes_up_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(tunnel: Tunnel, watch: Watch) -> None:
         run = asyncio.create_task(tunnel.run())
         await watch.until(lambda: tunnel.state is State.RECONNECTING)
-        before = asyncio.get_running_loop().time()
         tunnel.network_up()
         tunnel.network_up()
         await watch.until(lambda: tunnel.state is State.CONNECTED)
-        assert asyncio.get_running_loop().time() - before < 0.2
         tunnel.disconnect()
         await run
 
-    # No jitter: the pause would take half a second.
-    play(monkeypatch, Script((True, LOST), (True,)), story, random=0.0)
+    play(monkeypatch, Script((True, LOST), (True,)), story)
 
 
+@pytest.mark.usefixtures("long_pause")
 def test_a_session_that_could_not_come_along_is_replaced_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def story(tunnel: Tunnel, watch: Watch) -> None:
         run = asyncio.create_task(tunnel.run())
-        before = asyncio.get_running_loop().time()
         await watch.until(lambda: watch.states[-1:] == [State.RECONNECTING])
         await watch.until(lambda: tunnel.state is State.CONNECTED)
-        assert asyncio.get_running_loop().time() - before < 0.2
         tunnel.disconnect()
         await run
 
     play(monkeypatch, Script((True, LEFT_BEHIND), (True,)), story, random=0.0)
 
 
+@pytest.mark.usefixtures("long_pause")
 def test_a_pause_ends_when_another_way_appears_and_not_for_other_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -439,10 +445,10 @@ def test_a_pause_ends_when_another_way_appears_and_not_for_other_news(
         await run
 
     script = Script((True, LOST), (True,))
-    # Without news the pause would take half a second.
-    play(monkeypatch, script, story, random=0.0)
+    play(monkeypatch, script, story)
 
 
+@pytest.mark.usefixtures("long_pause")
 def test_sleep_ends_a_pause_although_the_way_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(tunnel: Tunnel, watch: Watch) -> None:
         around = tunnel._surroundings
@@ -450,9 +456,7 @@ def test_sleep_ends_a_pause_although_the_way_is_the_same(monkeypatch: pytest.Mon
         run = asyncio.create_task(tunnel.run())
         await watch.until(lambda: tunnel.state is State.RECONNECTING)
         around.news(3600.0)
-        before = asyncio.get_running_loop().time()
         await watch.until(lambda: tunnel.state is State.CONNECTED)
-        assert asyncio.get_running_loop().time() - before < 0.2
         tunnel.disconnect()
         await run
 
@@ -498,6 +502,7 @@ def test_behind_a_portal_it_is_tried_every_few_seconds(monkeypatch: pytest.Monke
     play(monkeypatch, Script((True, LOST), (PORTAL,)), story, random=0.0)
 
 
+@pytest.mark.usefixtures("long_pause")
 @pytest.mark.parametrize("possible", [True, False])
 def test_signing_in_lets_a_browser_out_and_says_what_to_open(
     monkeypatch: pytest.MonkeyPatch, possible: bool

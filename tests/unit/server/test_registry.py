@@ -221,7 +221,12 @@ class TestInvites:
             registry.redeem_invite(key_id(b"j" * 32), PHONE, NOW)
         assert registry.device_by_key_id(key_id(PHONE)) is None, "revoked is for good"
 
-    def test_of_racing_devices_one_wins(self, where: Path | str) -> None:
+    def test_of_racing_devices_one_wins(
+        self, where: Path | str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "qvpn_server.registry.database._BUSY_TIMEOUT", 30.0
+        )  # for a disk that is slow
         racers = 4
         start = Barrier(racers)
         with ExitStack() as stack:

@@ -108,7 +108,12 @@ class TestMigrations:
         with pytest.raises(RegistryUnavailable, match="newer qvpn-server"):
             Registry.open(made)
 
-    def test_two_that_open_an_old_registry_at_once(self, path: Path) -> None:
+    def test_two_that_open_an_old_registry_at_once(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "qvpn_server.registry.database._BUSY_TIMEOUT", 30.0
+        )  # for a disk that is slow
         old_registry(path)
         failures: list[Exception] = []
 
@@ -123,7 +128,7 @@ class TestMigrations:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert failures == []
 
     def test_alembic_is_only_imported_when_a_migration_is_due(self, made: Path) -> None:
@@ -279,6 +284,7 @@ class TestServer:
     def test_a_server_that_is_down_is_asked_again_after_a_while(
         self, postgres_url: str, postgres_server: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("qvpn_server.registry.database._PAUSE", 50.0)
         with Registry.open(postgres_url) as registry:
             allow_connections(postgres_server, postgres_url, "false")
             with pytest.raises(RegistryUnavailable, match="not currently accepting") as refused:

@@ -173,7 +173,7 @@ def test_small_datagrams_share_a_packet(wire: Wire) -> None:
 
 
 @given(st.lists(st.integers(0, MTU_PACKET), max_size=60), st.integers(0, 8))
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_packing_keeps_order_and_never_exceeds_the_packet(sizes: list[int], bits: int) -> None:
     wire = PACKED.get()
     end = wire.client
@@ -336,7 +336,7 @@ def test_a_flipped_bit_makes_a_packet_nobody_sent(wire: Wire, position: str) -> 
 
 
 @given(st.lists(st.binary(max_size=80), max_size=8))
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 def test_garbage_with_the_right_connection_id_is_ignored(bodies: list[bytes]) -> None:
     wire = PACKED.get()
     cid = wire.server.quic.host_cid
@@ -422,7 +422,7 @@ writes = st.lists(
     34,
     6295,
 )
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 def test_bytes_of_streams_arrive_whole_whatever_is_lost(
     identity: Identity, written: list[tuple[int, int, bool]], stock: str, loss: int, seed: int
 ) -> None:
@@ -874,7 +874,7 @@ steps = st.lists(
 @given(steps, st.sampled_from(["client", "server"]))
 @example([(b"\x30\0\0x", "", 2), (b"\x1d\0\0", "", 2)], "server")  # the peer closes
 @example([(b"\x30\0\0x", "", 2), (b"\x21\0\0", "", 2), (b"\x30\0\0y", "", 2)], "client")
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_the_short_way_leaves_the_same_state_as_aioquics(
     train: list[tuple[bytes, str, int]], role: str
 ) -> None:

@@ -647,7 +647,7 @@ async def test_capsules_are_prompt_beside_a_flood_of_packets(
         while not pair.at_server.data:
             pair.client.send_packets(packets)
             await asyncio.sleep(0)
-            assert loop.time() - started < 2.0
+            assert loop.time() - started < 10
         pair.client.close()
 
 
@@ -766,7 +766,7 @@ async def test_the_listener_closes(identity: Identity, pinned: Trust) -> None:
 async def test_a_peer_that_falls_silent(
     identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "IDLE_TIMEOUT", 0.6)
+    monkeypatch.setattr(settings, "IDLE_TIMEOUT", 2.0)
     server = AcceptingServer()
     async with gateway(identity, server) as listener:
         async with relay(listener.addresses[0]) as path:
@@ -784,12 +784,12 @@ async def test_a_peer_that_falls_silent(
 async def test_a_keepalive_holds_an_idle_tunnel_open(
     identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "IDLE_TIMEOUT", 0.6)
-    monkeypatch.setattr(settings, "KEEPALIVE", 0.15)
+    monkeypatch.setattr(settings, "IDLE_TIMEOUT", 3.0)
+    monkeypatch.setattr(settings, "KEEPALIVE", 0.5)
     server = AcceptingServer()
     async with gateway(identity, server) as listener:
         pair = await open_pair(listener.addresses[0], pinned, server)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4.5)
         assert pair.at_client.closings == pair.at_server.closings == []
         pair.client.close()
 
@@ -937,7 +937,7 @@ async def test_half_open_connections_are_few_and_do_not_stay(
     identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "HALF_OPEN_LIMIT", 5)
-    monkeypatch.setattr(settings, "HANDSHAKE_TIMEOUT", 0.4)
+    monkeypatch.setattr(settings, "HANDSHAKE_TIMEOUT", 2.0)
     async with gateway(identity, AcceptingServer()) as listener:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
             for _ in range(12):
@@ -948,6 +948,7 @@ async def test_half_open_connections_are_few_and_do_not_stay(
             await until(lambda: listener.half_open == 0)
         assert listener.connections == 0
         assert listener._by_id == {}
+        monkeypatch.setattr(settings, "HANDSHAKE_TIMEOUT", 10.0)
         (await dial(listener.addresses[0], pinned)).close()
 
 
@@ -993,7 +994,7 @@ async def test_an_unknown_version_is_told_the_known_ones(identity: Identity) -> 
 async def test_garbage_at_the_door(
     identity: Identity, pinned: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr(settings, "HANDSHAKE_TIMEOUT", 2.0)
     dice = random.Random(11)
     flight = first_flight()
     garbage = [b"", b"\x40", b"\xc0", flight[:1199], flight[:30]]
@@ -1134,7 +1135,7 @@ async def test_an_answer_that_takes_time(
             waiting[0].respond(503)
             if not late:
                 with pytest.raises(GatewayRefused):
-                    await asyncio.wait_for(attempt, 1.0)
+                    await asyncio.wait_for(attempt, 10)
         else:
             tunnel = waiting[0].accept(at_server)
             if late:
@@ -1144,7 +1145,7 @@ async def test_an_answer_that_takes_time(
                 tunnel.send_capsules(b"x")
                 tunnel.close()
             else:
-                (await asyncio.wait_for(attempt, 1.0)).close()
+                (await asyncio.wait_for(attempt, 10)).close()
         if late:
             with pytest.raises(asyncio.CancelledError):
                 await attempt

@@ -89,7 +89,7 @@ def test_any_mix_of_sizes_arrives_whole_and_in_order(version: int) -> None:
     client = connected(server)
 
     @given(sizes)
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def check(lengths: list[int]) -> None:
         sent = [datagram(length, serial) for serial, length in enumerate(lengths)]
         assert client.send(sent, None, None) == []
