@@ -3,7 +3,8 @@
 A :class:`Namespace` is named after the process that made it, so that a later run can remove what a
 killed one left. Processes are started inside with ``ip netns exec``, which also gives them the
 namespace's own /etc/resolv.conf; Python functions run inside on a thread of this process, so they
-can return sockets and file descriptors that stay inside. Needs root; knows nothing about qvpn.
+can return sockets and file descriptors that stay inside. Needs root; knows nothing about qvpn but
+where its helper keeps notes.
 """
 
 from __future__ import annotations
@@ -199,7 +200,17 @@ def create(namespaces: Sequence[Namespace]) -> None:
     _live.update((namespace.name, namespace) for namespace in namespaces)
     _batch([], [f"netns add {namespace.name}" for namespace in namespaces])
     for namespace in namespaces:
+        forget_notes(namespace.path.stat().st_ino)
         namespace.call(_settle)
+
+
+def forget_notes(number: int) -> None:
+    """Remove what a helper that was killed in a namespace of this inode left for the next one.
+
+    The kernel gives the number of a namespace that is gone to another.
+    """
+    for note in Path("/run/qvpn").glob(f"net-{number}.*"):
+        note.unlink(missing_ok=True)
 
 
 def destroy(namespaces: Sequence[Namespace]) -> None:
@@ -212,6 +223,8 @@ def destroy(namespaces: Sequence[Namespace]) -> None:
     for namespace in namespaces:
         namespace._signal(signal.SIGKILL)
         namespace._forget_processes()
+        with contextlib.suppress(OSError):
+            forget_notes(namespace.path.stat().st_ino)
     _remove([namespace.name for namespace in namespaces])
     for namespace in namespaces:
         _live.pop(namespace.name, None)

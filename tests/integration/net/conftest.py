@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.world.namespaces import forget_notes
+
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,6 +36,7 @@ class Namespace:
         try:
             _check(_libc.unshare(_CLONE_NEWNET))
             self.fd = self._current()
+            forget_notes(os.fstat(self.fd).st_ino)
             self.ip("link set lo up")
         finally:
             _check(_libc.setns(home, _CLONE_NEWNET))
@@ -97,8 +100,7 @@ class Namespace:
         return settings + "\n".join(f"# {command}\n{self.sh(command)}" for command in commands)
 
     def close(self) -> None:
-        # Only a helper that a test killed leaves its lock.
-        Path(f"/run/qvpn/net-{os.fstat(self.fd).st_ino}.lock").unlink(missing_ok=True)
+        forget_notes(os.fstat(self.fd).st_ino)
         os.close(self.fd)
 
 
