@@ -73,6 +73,7 @@ class Session:
         self._rested = rested
         #: Whether polkit lets the peer begin again without asking.
         self._kept = rested
+        self._asking: threading.Thread | None = None
         self._entrance = Entrance(peer.uid, self._alive)
         self._service = Service(self, self.engine)
         self._directory: RunDirectory | None = None
@@ -108,7 +109,8 @@ class Session:
         if self._rested and self._polkit() not in (Verdict.ALLOWED, Verdict.TO_ASK):
             raise NotAllowed("polkit no longer allows this", "ask your administrator")
         if self._started_for is not None and not self._rested:
-            threading.Thread(target=self._see_whether_kept, daemon=True).start()
+            self._asking = threading.Thread(target=self._see_whether_kept, daemon=True)
+            self._asking.start()
         self._directory = self._entrance.enter()
         self._log.info(f"a session of user {self._peer.uid} begins")
         if self._directory.has("journal"):
@@ -134,6 +136,8 @@ class Session:
 
         Where an administrator wants a password each time, there is nothing that we could keep.
         """
+        if self._asking is not None:  # a session that was over before polkit had answered
+            self._asking.join()
         return self._kept
 
     def _see_whether_kept(self) -> None:

@@ -268,7 +268,6 @@ async def main():
     route = Route(ip_network("198.51.100.0/24"), "tunnel", "advertised")
     await helper.apply(NetworkPlan((ip_interface("10.86.0.2"),), 1300, (route,)), None)
     tun.close()
-    await asyncio.sleep(float(sys.argv[1]))
     print("rests" if await helper.rest() else "ended", flush=True)
     while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
         match word:
@@ -293,8 +292,6 @@ async def main():
     await helper.hang_up()
 asyncio.run(main())
 """
-#: For polkit's answer, which is asked for beside the first steps of a session.
-ANSWER: Final = "1.0"
 
 
 class Resting:
@@ -302,7 +299,7 @@ class Resting:
 
     def __init__(self, desk: Desk, user: str) -> None:
         self.process = subprocess.Popen(
-            desk.as_user(user, [sys.executable, "-X", "dev", "-c", RESTING, ANSWER]),
+            desk.as_user(user, [sys.executable, "-X", "dev", "-c", RESTING]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
