@@ -266,10 +266,10 @@ def _open(desktop: Desktop, key: str, title: str, recorded: Recorded) -> None:
     desktop.keys(key)
     recorded["dialog"].append(1000 * (soon(lambda: desktop.windows(title)) - begin))
     # It takes keys as soon as the window manager has given it the focus.
-    until(lambda: title in desktop.tool("xdotool", "getactivewindow", "getwindowname"), title)
+    desktop.focused(title)
     desktop.keys("Escape")
     soon(lambda: not desktop.windows(title))
-    until(lambda: desktop.tool("xdotool", "getactivewindow", "getwindowname") == "qvpn\n", "qvpn")
+    desktop.focused("qvpn")
 
 
 def _seen(desktop: Desktop) -> int:

@@ -17,6 +17,7 @@ _MOST = 3000  # nodes; a tree with a cycle ends here
 def main():
     """Answer until there is nothing to answer."""
     pid = int(sys.argv[1])
+    pyatspi.setTimeout(20_000, 60_000)  # milliseconds, for a machine that is busy
     for _ in sys.stdin:
         desktop = pyatspi.Registry.getDesktop(0)
         found = [app for app in desktop if app and app.get_process_id() == pid]

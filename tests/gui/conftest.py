@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
@@ -45,6 +46,19 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         yield tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that nobody may have are looked up on this machine only."""
+    found = socket.getaddrinfo
+
+    def getaddrinfo(name: str, *rest: Any, **more: Any) -> Any:
+        if name.endswith((".invalid", ".example.org")):
+            raise socket.gaierror(socket.EAI_NONAME, "not known")
+        return found(name, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
 @pytest.fixture
 def loop(qapp: QApplication) -> Iterator[Loop]:
     """The app's loop."""
@@ -61,6 +75,9 @@ def play(loop: Loop) -> Play:
     async def bounded(story: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(30):
             await story
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if ending := [task for task in left if task.cancelling()]:
+            await asyncio.wait(ending, timeout=5)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
 

@@ -25,7 +25,7 @@ Panel = Literal["lxqt-panel", "trayer", "none"]
 
 PROGRAMS: Final = (
     "Xvfb", "openbox", "dbus-daemon", "dbus-send", "dunst", "dunstctl", "trayer", "lxqt-panel",
-    "xdotool", "xwininfo", "import",
+    "xdotool", "xprop", "xwininfo", "import",
 )  # fmt: skip
 _SIZE: Final = "1280x960x24"
 _LXQT: Final = """\
@@ -71,6 +71,8 @@ class Desktop:
             self._start_display()
             self._start_bus()
             self._start("openbox")
+            managed = ("xprop", "-root", "_NET_SUPPORTING_WM_CHECK")
+            until(lambda: "window id" in self.tool(*managed, check=False), "a window manager")
             self._start("dunst")
             self.start_panel(self._panel)
             self._stack = stack.pop_all()
@@ -101,7 +103,9 @@ class Desktop:
         if panel == "none":
             return None
         if panel == "trayer":
-            return self._start("trayer", "--edge", "bottom", "--height", "24")
+            tray = self._start("trayer", "--edge", "bottom", "--height", "24")
+            until(lambda: self.windows("panel"), "a tray")
+            return tray
         configuration = self.home / "lxqt"
         configuration.mkdir(exist_ok=True)
         (configuration / "panel.conf").write_text(_LXQT)
@@ -119,6 +123,11 @@ class Desktop:
     def window(self, title: str) -> str:
         """The window of that title, once it is there."""
         return until(lambda: self.windows(title), f"a window {title!r}")[-1]
+
+    def focused(self, title: str) -> None:
+        """Wait until the window of that title takes keys: the window manager gives it the focus."""
+        ask = ("xdotool", "getactivewindow", "getwindowname")
+        until(lambda: self.tool(*ask, check=False) == f"{title}\n", f"{title!r} has the focus")
 
     def windows(self, title: str) -> list[str]:
         """The windows of that title that are seen now."""
@@ -148,7 +157,12 @@ class Desktop:
         reading, writing = os.pipe()
         try:
             self._display = self._start_program(
-                ["Xvfb", "-displayfd", str(writing), "-screen", "0", _SIZE, "-nolisten", "tcp"],
+                # -noreset: it does not begin anew when the first program that looked is gone.
+                # -r: a key that is let go late is still pressed once.
+                [
+                    *("Xvfb", "-displayfd", str(writing), "-screen", "0", _SIZE),
+                    *("-nolisten", "tcp", "-noreset", "-r"),
+                ],
                 pass_fds=[writing],
             )
             os.close(writing)

@@ -57,7 +57,11 @@ class Seat(Desktop):
 
     def _move_in(self) -> None:
         os.chown(self.home, USERS[self.user], USERS[self.user])
-        self.desk.run("sh", "-c", "mkdir -p -m 1777 /tmp/.X11-unix")
+        # Its displays are numbered by themselves, and must not be in the way of the machine's.
+        self.desk.run(
+            "sh", "-c",
+            "mkdir -p -m 1777 /tmp/.X11-unix; mount -t tmpfs -o mode=1777 desk /tmp/.X11-unix",
+        )  # fmt: skip
         self.desk.seat(self.user, PASSWORD)
         self._heard = self.home / "asked"
         with open(self._heard, "wb") as file:
@@ -75,7 +79,7 @@ class Seat(Desktop):
 
     def answer(self, text: str) -> None:
         """Type a password into the dialog that asks for it."""
-        self.window(DIALOG)
+        self.focused(DIALOG)
         self.tool("xdotool", "type", "--delay", "5", text)
         self.keys("Return")
 

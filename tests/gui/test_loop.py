@@ -37,7 +37,7 @@ def test_timers_come_in_time_and_never_early(play: Play) -> None:
         loop, seen = asyncio.get_running_loop(), list[float]()
         begin = loop.time()
         for delay in (0.03, 0.01, 0.02, 0.0, 0.0105):
-            loop.call_later(delay, seen.append, delay)
+            loop.call_at(begin + delay, seen.append, delay)
         cancelled = loop.call_later(0.005, seen.append, -1.0)
         cancelled.cancel()
         await until(lambda: len(seen) == 5)

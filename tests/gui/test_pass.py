@@ -20,7 +20,7 @@ from tests.gui import desktop as desktops
 from tests.gui import seat as seats
 from tests.gui.desktop import Panel
 from tests.gui.seat import DIALOG, PASSWORD, Person, Seat
-from tests.gui.test_desktop import App, has_owner, notifier_items, press, running
+from tests.gui.test_desktop import App, connect, has_owner, notifier_items, press, running
 from tests.integration.conftest import namespaces_work  # noqa: F401
 from tests.world import Namespace, plan, probes, snapshot
 from tests.world import desk as desks
@@ -228,7 +228,7 @@ def test_cancelling_in_the_window_takes_the_question_back(vpn: Vpn, desk: Desk) 
 
 def why_refused(app: App) -> str:
     """What the app says after the agent has told of a failure, which has to be confirmed."""
-    app.desktop.window("Authorization Failed")
+    app.desktop.focused("Authorization Failed")
     app.desktop.keys("Return")
     return failure(app)
 
@@ -253,19 +253,6 @@ def seen_in_panel(app: App, state: str) -> None:
         "string:org.kde.StatusNotifierItem", "string:ToolTip",
     ]  # fmt: skip
     until(lambda: f"qvpn: {state}" in app.desktop.tool(*ask), f"{state} in the panel")
-
-
-def connect(app: App) -> None:
-    """Press the button, which may only be about to appear; it is seen to be tried at once."""
-
-    def trying() -> bool:
-        app.desktop.keys("alt+c")
-        with suppress(AssertionError):
-            until(lambda: app.state() not in ("disconnected", "failed"), "it is tried", 5)
-            return True
-        return False
-
-    until(trying, "it is tried", 12)
 
 
 def use_only(app: App, network: str, picture: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -36,19 +34,6 @@ def dialog(qtbot: QtBot, model: SessionModel, actions: Actions) -> RoutesDialog:
     dialog = RoutesDialog(model, actions)
     qtbot.addWidget(dialog)
     return dialog
-
-
-@pytest.fixture(autouse=True)
-def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names are looked up on this machine only."""
-    found = socket.getaddrinfo
-
-    def getaddrinfo(name: str, *rest: Any, **more: Any) -> Any:
-        if name.endswith(".invalid"):
-            raise socket.gaierror(socket.EAI_NONAME, "not known")
-        return found(name, *rest, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 def texts(dialog: RoutesDialog) -> str:

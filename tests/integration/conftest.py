@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.moving import Scene
 from tests.world import World, plan, unavailable
-from tests.world.vpn import POOL4, POOL6, Vpn, no_defects
+from tests.world.vpn import POOL4, POOL6, Vpn, no_defects, until
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,8 @@ def moving_stage(
 def moving(moving_stage: Scene) -> Iterator[Scene]:
     """The scene with its client connected; one network of sites is tunnelled."""
     moving_stage.client.up("--only", plan.NETS[0][0], POOL4)
+    # On a busy machine TLS may win the race at first.
+    until(lambda: moving_stage.client.peek()["transport"] == "quic", "QUIC", 60)
     yield moving_stage
     moving_stage.settle()
     no_defects(moving_stage.client.log)

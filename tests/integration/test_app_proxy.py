@@ -94,7 +94,8 @@ def test_programs_reach_the_gateway_and_nothing_else_is_changed(
         status = client.wait_for("connected", 40)
         assert status["interface"] is None
         assert status["routes"] == []
-        assert status["transport"] == "quic"
+        # On a busy machine TLS may win the race at first.
+        until(lambda: client.peek()["transport"] == "quic", "QUIC", 60)
         assert {it["kind"]: it["target"] for it in status["proxies"]} == {
             "socks": None,
             "http": None,

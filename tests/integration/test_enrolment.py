@@ -164,7 +164,7 @@ def test_reconnecting_resumes_with_a_ticket_that_only_its_owner_reads(site: Site
     with site.client("resuming") as client:
         assert enroll(client, site.link("resuming"), "--profile", "home").returncode == 0
         for _ in range(2):
-            client.up()
+            client.up("--transport", "quic")
             assert ticket(client).stat().st_mode & 0o777 == 0o600
             client.down()
         client.command("profile", "remove", "home")

@@ -561,6 +561,7 @@ def test_one_address_that_floods_handshakes_does_not_keep_others_out(
 
     async def story(world: World) -> None:
         key = enrolled(world)
+        begin = time.monotonic()
         flood = [asyncio.ensure_future(ask(world, nobody)) for _ in range(60)]
         client = Client()
         client.tunnel = await connect(
@@ -572,7 +573,8 @@ def test_one_address_that_floods_handshakes_does_not_keep_others_out(
             socket_factory=from_elsewhere,
         )
         world.clients.append(client)
-        assert sum(task.done() for task in flood) <= 2 + 6 + 2
+        earned = 1.1 * (time.monotonic() - begin)  # of what anybody may have, meanwhile
+        assert sum(task.done() for task in flood) <= 2 + 6 + 2 + earned
         for task in flood:
             task.cancel()
         await asyncio.gather(*flood, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ class Portal(http.server.BaseHTTPRequestHandler):
         self.send_response(302)
         self.send_header("Location", "http://192.168.50.1/welcome")
         self.end_headers()
-http.server.HTTPServer(("0.0.0.0", 8080), Portal).serve_forever()
+server = http.server.HTTPServer(("0.0.0.0", 8080), Portal)
+print("bound", flush=True)
+server.serve_forever()
 """
 BROWSER = f"""
 import urllib.parse, http.client
@@ -88,7 +91,9 @@ table inet portal {
 @contextlib.contextmanager
 def portal(moving: Scene) -> Iterator[None]:
     """The router answers for every web site and lets nothing else out."""
-    server = moving.world.router.popen([sys.executable, "-c", PORTAL])
+    server = moving.world.router.popen([sys.executable, "-c", PORTAL], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"bound\n"
     moving.world.router.nft(CAPTURE)
     moving.world.router.flush_nat()
     try:

@@ -215,7 +215,7 @@ def test_a_nat_that_forgets_is_mended_within_a_keepalive_when_only_the_gateway_t
     until(
         lambda: gateway.run(ping, check=False).returncode == 0,
         "the gateway reaches the client",
-        KEEPALIVE + 5.0,
+        KEEPALIVE + 10.0,
     )
     assert client.peek()["since"] == before["since"], "it is still the same session"
 

@@ -186,7 +186,7 @@ def test_the_better_transport_is_used_and_what_is_open_goes_on(vpn: Vpn) -> None
                     opened(host, address).close()
                     took = time.monotonic() - begin
                     print(f"streams: a new one {took:.2f} s after UDP was dropped")
-                    assert took < 5.0
+                    assert took < 10.0
                     assert "moved from quic to tls" in running.log.read_text()
                     relay.set(block_udp=False)
                     echoes_later.join()  # the old one was only slow

@@ -31,6 +31,7 @@ from tests.world import (
 )
 from tests.world.packets import UDP
 from tests.world.payload import payload_sha256
+from tests.world.vpn import until
 
 pytestmark = pytest.mark.netns
 
@@ -164,9 +165,12 @@ def test_the_resolver_says_who_asked_what_and_where(shared_world: World) -> None
 
 
 def test_a_perfect_relay_carries_over_100_mbit_per_second(world: World) -> None:
-    got = probes.download(world.client, plan.ALPHA.v4, 10_000_000)
-    assert got.sha256 == payload_sha256(10_000_000)
-    assert got.mbit_per_second > 100
+    def fast() -> bool:
+        got = probes.download(world.client, plan.ALPHA.v4, 10_000_000)
+        assert got.sha256 == payload_sha256(10_000_000)
+        return got.mbit_per_second > 100
+
+    until(fast, "100 Mbit/s, once the machine has time for it")
     counters = world.relay.counters("down")
     assert counters.left == counters.entered
     assert counters.left_bytes > 10_000_000
@@ -176,11 +180,11 @@ def test_a_perfect_relay_carries_over_100_mbit_per_second(world: World) -> None:
 def test_delay_adds_to_the_round_trip_in_either_direction(world: World, family: int) -> None:
     target = site(plan.ALPHA, family)
     world.relay.set("up", delay=0.03)
-    assert 30 <= probes.ping_ms(world.client, target) < 50
+    assert 30 <= probes.ping_ms(world.client, target, 20) < 50
     world.relay.set("down", delay=0.05)
-    assert 80 <= probes.ping_ms(world.client, target) < 110
+    assert 80 <= probes.ping_ms(world.client, target, 20) < 110
     world.relay.clear()
-    assert probes.ping_ms(world.client, target) < 20
+    assert probes.ping_ms(world.client, target, 20) < 20
 
 
 def test_jitter_spreads_round_trips_without_reordering(world: World) -> None:
@@ -192,7 +196,7 @@ def test_jitter_spreads_round_trips_without_reordering(world: World) -> None:
 
 def test_loss_is_the_share_it_says(world: World) -> None:
     world.relay.set("up", loss=0.2)
-    echoes = probes.udp_echo(world.client, plan.ALPHA.v4, count=500, interval=0.0005, wait=0.3)
+    echoes = probes.udp_echo(world.client, plan.ALPHA.v4, count=500, interval=0.0005, wait=2.0)
     assert 350 < echoes.distinct < 450
     assert world.relay.counters("up").lost >= 500 - echoes.distinct
     assert world.relay.counters("down").lost == 0
@@ -216,7 +220,7 @@ def test_duplicates_arrive_twice(world: World) -> None:
 def test_corruption_reaches_the_application(world: World, family: int) -> None:
     world.relay.set("up", corrupt=0.3)
     target = site(plan.ALPHA, family)
-    echoes = probes.udp_echo(world.client, target, count=200, interval=0.0005, wait=0.3)
+    echoes = probes.udp_echo(world.client, target, count=200, interval=0.0005, wait=2.0)
     assert 30 < echoes.damaged < 100
     assert echoes.damaged + echoes.distinct == 200
 
@@ -277,7 +281,7 @@ def test_blocked_udp_leaves_tcp_and_ping_alone(world: World, family: int) -> Non
     world.relay.set(block_udp=True)
     assert probes.udp_echo(world.client, target, wait=0.2).distinct == 0
     assert probes.source_seen(world.client, target)
-    assert probes.ping_ms(world.client, target) < 20
+    assert probes.ping_ms(world.client, target, 20) < 20
     world.relay.set(block_udp=443)
     assert probes.udp_echo(world.client, target).distinct == 1
 
@@ -311,6 +315,7 @@ def test_a_flushed_nat_forgets_the_way_back_and_chooses_a_new_port(world: World)
         with pytest.raises(TimeoutError):
             here.recv(100)
 
+        here.settimeout(5)
         here.sendto(b"again", (plan.ALPHA.v4, 9000))
         after = there.recvfrom(100)[1]
         assert after[0] == before[0] == plan.ROUTER4

@@ -83,12 +83,17 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built
         place.type(client, line, link=link)
     assert place.connected()
     assert probes.download(world.client, plan.ALPHA.v4, 1 << 20).size == 1 << 20
-    said = place.type(client, status)
-    assert "connected" in said
     # An engine that is in the packages carries both ends, also as the gateway's unit confines it.
     native = "native" if built.native else "aioquic"
+    # On a busy machine TLS may win the race at first; QUIC is back within seconds then.
+    until(
+        lambda: (place.status().get("datapath"), place.datapaths()) == (native, [native]),
+        f"the {native} datapath",
+        60,
+    )
+    said = place.type(client, status)
+    assert "connected" in said
     assert f" {native} datapath " in said
-    assert place.datapaths() == [native]
     assert "tunnel" in place.type(client, explain)
     place.type(client, down)
     assert snapshot(world.client) == networks[1]
@@ -108,9 +113,8 @@ def test_from_nothing_to_a_tunnel_and_back_to_nothing(place: Place, built: Built
         gateway.install(built.newer_server)
         gap = wait_for_download(world, 20)
         print(f"the upgrade of the gateway cost {gap:.1f} s after dpkg was done")
-        assert gap < 5
+        assert gap < 15
         assert place.status()["addresses"] == before["addresses"]
-        # On a busy machine TLS may win the race at first; QUIC is back within seconds then.
         until(
             lambda: (place.status().get("datapath"), place.datapaths()) == (native, [native]),
             f"the {native} datapath again",

@@ -76,7 +76,7 @@ def test_an_rpm_is_installed_upgraded_in_mid_session_and_erased(place: Place, bu
     gateway.run(*RPM, "-U", f"/packages/{built.newer_server_rpm.name}")
     gap = wait_for_download(world, 20)
     print(f"the upgrade of the gateway cost {gap:.1f} s after rpm was done")
-    assert gap < 5
+    assert gap < 15
     client.run(*RPM, "-U", f"/packages/{built.newer_client_rpm.name}")
     assert "-2." in client.run("rpm", "-q", "qvpn").stdout
     assert place.status()["addresses"] == before["addresses"]

@@ -80,10 +80,13 @@ def unpack(directory: Path, *packages: str) -> str | None:
     for part in ("etc", "usr"):
         (directory / part).mkdir(parents=True, exist_ok=True)
     with Scratch(directory / "download") as download:
-        done = subprocess.run(
-            ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *packages],
-            cwd=download, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *packages],
+                cwd=download, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"{', '.join(packages)} cannot be downloaded within a minute"
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [""])[-1]
             return f"{', '.join(packages)} cannot be downloaded ({said}): apt-get update?"

@@ -6,6 +6,7 @@ resolver's configuration are. What changes by itself (packet counters, expiry ti
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -47,7 +48,10 @@ def _gather() -> dict[str, str]:
 def _sysctls() -> list[str]:
     """Every setting of both families, of all interfaces and of none."""
     lines = []
-    for path in sorted(_SYSCTLS.glob("ipv[46]/**/*")):
+    # Not by a glob, which fails when a device goes while it looks.
+    walked = [os.walk(_SYSCTLS / family) for family in ("ipv4", "ipv6")]
+    files = [Path(at, name) for walk in walked for at, _, names in walk for name in names]
+    for path in sorted(files):
         try:
             lines.append(f"{path.relative_to(_SYSCTLS)} = {path.read_text().strip()}")
         except OSError:  # a directory, one only to be written, or stable_secret before it was set

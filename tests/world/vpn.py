@@ -392,6 +392,16 @@ def no_defects(log: str) -> None:
     assert not found, f"{found} in the log:\n{log}"
 
 
+def own_memory(pid: int) -> int:
+    """Bytes of a process's memory that belong to no file: proc_pid_status(5), RssAnon.
+
+    What it has of files comes and goes with who else uses them, and with what the kernel evicts.
+    """
+    lines = Path("/proc", str(pid), "status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
+
+
 def until(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
     """Poll until `condition()` is true and return that; AssertionError with `what` otherwise."""
     end = time.monotonic() + timeout

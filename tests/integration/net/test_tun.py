@@ -97,8 +97,9 @@ def test_packets_come_and_go_in_batches() -> None:
 
         for number in range(10):
             udp.sendto(bytes([number]), ("10.1.0.2", 9))
-        assert len(tun.read_batch(4)) == 4
-        assert len(tun.read_batch(100)) == 6
+        first, rest = tun.read_batch(4), tun.read_batch(100)
+        assert len(first) == 4
+        assert len([packet for packet in first + rest if packet[0] >> 4 == 4]) == 10
 
 
 @pytest.mark.usefixtures("namespace")

@@ -15,6 +15,7 @@ from qvpn_core.net import watch
 from qvpn_core.net.names import FWMARK
 from qvpn_core.net.watch import NetworkWatch, Way, find_way
 from tests.world import Namespace
+from tests.world.vpn import until
 
 pytestmark = pytest.mark.netns
 
@@ -33,6 +34,8 @@ def host(namespaces_work: None) -> Iterator[Namespace]:
             "addr add 198.51.100.1/24 dev a1", "addr add 2001:db8:b::1/64 dev a1 nodad",
         )  # fmt: skip
         other.ip("link set b0 up", "link set b1 up")
+        for link in ("a0", "a1"):
+            until(lambda link=link: "state UP" in host.ip(f"link show {link}"), "a carrier")
         host.ip("route add default via 192.0.2.254", "route add ::/0 via 2001:db8:a::fe")
         host.other = other  # type: ignore[attr-defined]
         yield host
