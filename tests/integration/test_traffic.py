@@ -108,7 +108,7 @@ def echoed(echoes: probes.Echoes) -> probes.Echoes | None:
 def test_small_packets_at_a_rate_keep_their_order(client: Namespace, family: int) -> None:
     target = plan.ALPHA.address(family)
     echoes = probes.udp_echo(client, target, count=2000, size=16, interval=0.001, wait=3.0)
-    assert echoes.distinct >= 1800  # a busy machine may lose some in queues of its own
+    assert echoes.distinct >= 1980  # a busy machine may lose a few in a full device queue
     assert (len(echoes.numbers), echoes.overtaken, echoes.damaged) == (echoes.distinct, 0, 0)
 
 

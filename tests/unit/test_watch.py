@@ -100,7 +100,8 @@ def test_a_moment_is_not_sleep_until_moments_add_up() -> None:
 
 def test_this_machine_has_not_slept_meanwhile() -> None:
     assert Suspension().slept() == 0.0
-    assert clock_distance() > -1  # read one behind the other
+    # Two clocks, read one behind the other: of some looks, one is not interrupted between them.
+    assert max(clock_distance() for _ in range(10)) > -0.001
 
 
 def test_the_descriptor_of_resume_is_quiet_until_then() -> None:
